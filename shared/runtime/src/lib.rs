@@ -1,1 +1,31 @@
+//! What every process does the same way: layered configuration, logs, metrics, traces, health and readiness, TLS
+//! settings, signals and an ordered shutdown. A binary is `runtime::run("name", version, service)` and nothing else.
+//!
+//! ```text
+//!   defaults < file < environment < flags ──► Options ──┐
+//!   SIGTERM, SIGINT ──► Context.shutdown ───────────────┼─► service(Options, Context) ──► exit code
+//!   /health /ready /version /metrics ◄── Health, Meter ─┘            spans ──► OTLP, only when configured
+//! ```
+//!
+//! It must not know any service: nothing here depends on a bus, a link or Kubernetes.
 
+pub mod config;
+mod context;
+mod health;
+mod logs;
+mod metrics;
+mod options;
+mod process;
+mod server;
+mod telemetry;
+pub mod tls;
+mod trace;
+mod units;
+
+pub use config::{Args, ConfigError, load, settings_help};
+pub use context::Context;
+pub use health::{Condition, Health};
+pub use options::{Common, LogFormat, Logging, Options, SecretSchema, Server, Telemetry};
+pub use process::{execute, run, run_with, run_with_args};
+pub use trace::{Span, SpanKind, Tracer};
+pub use units::{ByteSize, Duration, ParseUnitError};

@@ -1,0 +1,44 @@
+{{- define "control-plane.name" -}}
+{{- .Release.Name | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "control-plane.selector" -}}
+app.kubernetes.io/name: control-plane
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "control-plane.labels" -}}
+{{ include "control-plane.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{- define "control-plane.serviceAccount" -}}
+{{- .Values.serviceAccount.name | default (include "control-plane.name" .) -}}
+{{- end -}}
+
+{{- /* Port of "host:port" or "[::]:port". */ -}}
+{{- define "control-plane.port" -}}
+{{- splitList ":" . | last -}}
+{{- end -}}
+
+{{- define "control-plane.env" -}}
+PIPEOPS_LISTEN: {{ .Values.listen | quote }}
+PIPEOPS_SERVER_LISTEN: {{ .Values.server.listen | quote }}
+PIPEOPS_DATA_DIR: /var/lib/pipeops
+PIPEOPS_LOG_LEVEL: {{ .Values.logging.level }}
+PIPEOPS_LOGGING_FORMAT: {{ .Values.logging.format }}
+PIPEOPS_SHUTDOWN_TIMEOUT: {{ sub (int .Values.terminationGracePeriodSeconds) 5 }}s
+{{- with .Values.publicUrl }}
+PIPEOPS_PUBLIC_URL: {{ . | quote }}
+{{- end }}
+{{- if .Values.tls.secretName }}
+PIPEOPS_TLS_CERT_FILE: /etc/pipeops/tls/tls.crt
+PIPEOPS_TLS_KEY_FILE: /etc/pipeops/tls/tls.key
+{{- end }}
+{{- with .Values.telemetry.otlpEndpoint }}
+PIPEOPS_TELEMETRY_OTLP_ENDPOINT: {{ . | quote }}
+PIPEOPS_TELEMETRY_SAMPLE_RATIO: {{ $.Values.telemetry.sampleRatio | quote }}
+{{- end }}
+{{- end -}}

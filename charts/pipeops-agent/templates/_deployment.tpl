@@ -5,9 +5,8 @@
 {{- if .spec.bus -}}
 {{- $_ := set $env "PIPEOPS_SERVER_LISTEN" .values.server.listen -}}
 {{- $_ := set $env "PIPEOPS_LOG_LEVEL" (.values.logLevel | default $agent.logging.level) -}}
-{{- $_ := set $env "PIPEOPS_LOGGING_FORMAT" $agent.logging.format -}}
+{{- $_ := set $env "PIPEOPS_LOG_FORMAT" $agent.logging.format -}}
 {{- $_ := set $env "PIPEOPS_SHUTDOWN_TIMEOUT" (printf "%ds" (sub (int .values.terminationGracePeriodSeconds) 5)) -}}
-{{- $_ := set $env "PIPEOPS_POD_NAMESPACE" (dict "fieldRef" (dict "fieldPath" "metadata.namespace")) -}}
 {{- $_ := set $env "PIPEOPS_BUS_URL" (include "pipeops.bus.url" .root) -}}
 {{- $_ := set $env "PIPEOPS_BUS_USER" .name -}}
 {{- $_ := set $env "PIPEOPS_BUS_PASSWORD_FILE" "/etc/pipeops/bus/password" -}}

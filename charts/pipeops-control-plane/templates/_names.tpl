@@ -28,7 +28,7 @@ PIPEOPS_LISTEN: {{ .Values.listen | quote }}
 PIPEOPS_SERVER_LISTEN: {{ .Values.server.listen | quote }}
 PIPEOPS_DATA_DIR: /var/lib/pipeops
 PIPEOPS_LOG_LEVEL: {{ .Values.logging.level }}
-PIPEOPS_LOGGING_FORMAT: {{ .Values.logging.format }}
+PIPEOPS_LOG_FORMAT: {{ .Values.logging.format }}
 PIPEOPS_SHUTDOWN_TIMEOUT: {{ sub (int .Values.terminationGracePeriodSeconds) 5 }}s
 {{- with .Values.publicUrl }}
 PIPEOPS_PUBLIC_URL: {{ . | quote }}

@@ -4,6 +4,7 @@ bus: true
 kubernetes: true
 env:
   PIPEOPS_RBAC_MODE: {{ $rbac.mode }}
+  PIPEOPS_POLICY_ALLOW_SYSTEM_IDENTITIES: {{ .values.policy.allowSystemIdentities | quote }}
 {{- if eq $rbac.mode "impersonate" }}
 clusterRules:
   - apiGroups: [""]

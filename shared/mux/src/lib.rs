@@ -1,1 +1,38 @@
+//! One WebSocket that carries JSON text messages and one yamux session; both ends of the link use it.
+//!
+//! ```text
+//!  Link::send ──► text queue ──┐                        ┌──► Incoming::control
+//!  Link::open ──► open queue ──┤   Driver (one task)    │
+//!                              ├── WebSocketStream<S> ──┤
+//!  MuxStream writes ──► yamux ─┘                        └──► yamux ──► MuxStream reads, Incoming::streams
+//! ```
+//!
+//! The driver is the only task that touches the socket. Text goes out before stream data, streams take turns by
+//! 16 KiB frames, and the reader never waits for a consumer: what a stream may buffer is bounded by its yamux window,
+//! and a queue that its consumer leaves full ends the link with a close code that says so.
+//!
+//! This crate knows nothing of what the text messages or the stream headers mean.
 
+mod accept;
+mod closed;
+mod closing;
+mod config;
+mod driver;
+mod frame;
+mod link;
+mod liveness;
+mod session;
+mod signals;
+mod state;
+mod stats;
+mod stream;
+mod transport;
+
+pub use accept::{Control, Incoming, Streams};
+pub use closed::{Closed, OpenError};
+pub use config::{Config, Role, Windows};
+pub use driver::{Driver, start};
+pub use link::Link;
+pub use stats::Stats;
+pub use stream::MuxStream;
+pub use tokio_tungstenite::tungstenite::{Utf8Bytes, protocol::frame::coding::CloseCode};

@@ -1,0 +1,110 @@
+use std::{io, sync::Arc, time::Duration};
+
+use tokio_tungstenite::tungstenite::{
+    self,
+    error::ProtocolError,
+    protocol::frame::{CloseFrame, Utf8Bytes, coding::CloseCode},
+};
+
+/// Why a link ended.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Closed {
+    #[error("the peer closed the link with code {code}: {reason}")]
+    Peer { code: u16, reason: String },
+    #[error("closed by this end with code {code}: {reason}")]
+    Local { code: u16, reason: &'static str },
+    #[error("the connection ended without a closing handshake")]
+    Lost,
+    #[error("the connection failed")]
+    Io(#[source] Arc<io::Error>),
+    #[error("no sign of life from the peer for {0:?}")]
+    Dead(Duration),
+    #[error("the peer broke the protocol: {0}")]
+    Protocol(String),
+    #[error("the peer sent a message above the limit: {0}")]
+    TooBig(String),
+    #[error("text messages arrive faster than they are handled")]
+    ControlFlood,
+    #[error("streams arrive faster than they are accepted")]
+    AcceptFlood,
+    #[error("the task that drives the link was dropped")]
+    Dropped,
+}
+
+impl Closed {
+    /// A short fixed name for metrics.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Peer { .. } => "peer",
+            Self::Local { .. } => "local",
+            Self::Lost => "lost",
+            Self::Io(_) => "io",
+            Self::Dead(_) => "dead",
+            Self::Protocol(_) => "protocol",
+            Self::TooBig(_) => "too_big",
+            Self::ControlFlood => "control_flood",
+            Self::AcceptFlood => "accept_flood",
+            Self::Dropped => "dropped",
+        }
+    }
+
+    /// The close frame that tells the peer, when there is still somebody to tell.
+    pub(crate) fn frame(&self) -> Option<CloseFrame> {
+        let (code, reason) = match self {
+            // A close frame has room for 123 bytes of reason.
+            Self::Local { code, reason } => {
+                (CloseCode::from(*code), reason.get(..reason.floor_char_boundary(123)).unwrap_or_default())
+            }
+            Self::Protocol(_) => (CloseCode::Protocol, "protocol error"),
+            Self::TooBig(_) => (CloseCode::Size, "message too big"),
+            Self::ControlFlood => (CloseCode::Policy, "too many text messages"),
+            Self::AcceptFlood => (CloseCode::Policy, "too many streams"),
+            Self::Peer { .. } | Self::Lost | Self::Io(_) | Self::Dead(_) | Self::Dropped => return None,
+        };
+        Some(CloseFrame { code, reason: Utf8Bytes::from_static(reason) })
+    }
+
+    pub(crate) fn by_peer(frame: Option<CloseFrame>) -> Self {
+        match frame {
+            Some(frame) => Self::Peer { code: frame.code.into(), reason: frame.reason.as_str().to_owned() },
+            None => Self::Peer { code: CloseCode::Status.into(), reason: String::new() },
+        }
+    }
+}
+
+impl From<tungstenite::Error> for Closed {
+    fn from(error: tungstenite::Error) -> Self {
+        match error {
+            tungstenite::Error::Io(error) => Self::Io(Arc::new(error)),
+            tungstenite::Error::Capacity(error) => Self::TooBig(error.to_string()),
+            tungstenite::Error::ConnectionClosed
+            | tungstenite::Error::AlreadyClosed
+            | tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Self::Lost,
+            error => Self::Protocol(error.to_string()),
+        }
+    }
+}
+
+impl From<yamux::ConnectionError> for Closed {
+    fn from(error: yamux::ConnectionError) -> Self {
+        match error {
+            yamux::ConnectionError::Decode(yamux::FrameDecodeError::FrameTooLarge(size)) => {
+                Self::TooBig(format!("yamux frame of {size} bytes"))
+            }
+            error => Self::Protocol(format!("yamux: {error}")),
+        }
+    }
+}
+
+/// Why a stream could not be opened.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum OpenError {
+    #[error("the link has its maximum of {0} streams open")]
+    TooManyStreams(usize),
+    #[error("streams are not negotiated on this link yet")]
+    NotStarted,
+    #[error("the peer takes no new streams")]
+    GoingAway,
+    #[error("the link is closed")]
+    Closed(#[source] Closed),
+}

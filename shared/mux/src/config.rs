@@ -1,0 +1,107 @@
+use std::time::Duration;
+
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+
+/// yamux gives each stream this window before anything is tuned.
+pub(crate) const INITIAL_WINDOW: usize = 256 * 1024;
+
+/// Bytes of stream data gathered for one WebSocket message; yamux waits above it.
+pub(crate) const OUT_LIMIT: usize = 64 * 1024;
+
+/// How long a frame that only acknowledges a stream may wait for company.
+pub(crate) const LAZY: Duration = Duration::from_millis(5);
+
+/// Each WebSocket read zeroes this much buffer first, so it is a trade of bulk against small messages.
+const READ_BUFFER: usize = 32 * 1024;
+
+/// Limits and timers of one link.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Largest WebSocket message accepted, bytes. A bigger one closes the link with 1009.
+    pub max_message: usize,
+    /// Streams open at once, both directions together. `open` fails and an incoming stream is reset above it.
+    /// Values above 65,536 count as 65,536.
+    pub max_streams: usize,
+    /// Streams that may wait for [`Streams::recv`](crate::Streams::recv); one more closes the link with 1008.
+    /// Peers that keep to yamux's backlog of 256 never get there while somebody receives.
+    pub accept_queue: usize,
+    /// Text messages that may wait, in each direction; one more incoming closes the link with 1008.
+    pub control_queue: usize,
+    /// Bytes of text messages that may wait for [`Control::recv`](crate::Control::recv); more closes the link with 1008.
+    pub control_bytes: usize,
+    /// A WebSocket ping is sent this often.
+    pub ping_interval: Duration,
+    /// The link is dead when nothing at all was heard for this long, or when the peer took nothing of what we send.
+    pub dead_after: Duration,
+    /// How long the closing handshake may take before the socket is dropped.
+    pub close_timeout: Duration,
+    /// With [`Windows::Tuned`], bytes that all streams together may have in their windows beyond 256 KiB each.
+    pub stream_window_total: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            max_message: 4 << 20,
+            max_streams: 4096,
+            accept_queue: 1024,
+            control_queue: 256,
+            control_bytes: 16 << 20,
+            ping_interval: Duration::from_secs(10),
+            dead_after: Duration::from_secs(20),
+            close_timeout: Duration::from_secs(2),
+            stream_window_total: 64 << 20,
+        }
+    }
+}
+
+impl Config {
+    /// What to give to the WebSocket handshake so that the limits here hold and buffers have the right sizes.
+    pub fn websocket(&self) -> WebSocketConfig {
+        WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER)
+            .write_buffer_size(2 * OUT_LIMIT)
+            .max_message_size(Some(self.max_message))
+            .max_frame_size(Some(self.max_message))
+    }
+
+    pub(crate) fn max_streams(&self) -> usize {
+        self.max_streams.clamp(1, 1 << 16)
+    }
+
+    /// yamux ends the whole session at its own limits, so these lie above ours: streams that were dropped here but
+    /// not yet cleared away by yamux still count for it.
+    pub(crate) fn yamux(&self, windows: Windows) -> yamux::Config {
+        let streams = 2 * self.max_streams() + 1024;
+        let tuned = match windows {
+            Windows::Fixed => 0,
+            Windows::Tuned => self.stream_window_total,
+        };
+        let mut config = yamux::Config::default();
+        config
+            .set_max_connection_receive_window(None)
+            .set_max_num_streams(streams)
+            .set_max_connection_receive_window(Some((streams * INITIAL_WINDOW).saturating_add(tuned)))
+            .set_split_send_size(16 * 1024);
+        config
+    }
+}
+
+/// Which end of the link this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// yamux client. Says nothing on the yamux session before the control plane has.
+    Agent,
+    /// yamux server; opens the streams.
+    ControlPlane,
+}
+
+/// How large the receive windows of streams may become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Windows {
+    /// 256 KiB each. The only safe choice with a peer that does not split its writes: hashicorp/yamux sends one frame
+    /// as large as the window, and yamux here ends the session on a frame above 1 MiB.
+    Fixed,
+    /// Doubled for streams that use theirs up within two round trips. For peers that run this crate.
+    Tuned,
+}

@@ -1,0 +1,382 @@
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+use futures::{Sink, Stream};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::mpsc,
+    time::{Instant, Sleep, sleep_until},
+};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{Message, Utf8Bytes},
+};
+
+use crate::{
+    accept::{Control, Incoming, Streams},
+    closed::Closed,
+    closing::Closing,
+    config::{Config, LAZY, OUT_LIMIT, Role},
+    link::Link,
+    liveness::Liveness,
+    session::Session,
+    signals::{LINK, READ, STREAMS, Signals, TIMER, WRITE},
+    state::Shared,
+};
+
+/// Rounds of reading and writing before other tasks get a turn.
+const ROUNDS: usize = 8;
+/// Messages read in one round.
+const READS: usize = 8;
+/// Requests for streams that may wait.
+const OPENS: usize = 64;
+
+/// Puts a link on `ws`. The caller spawns the [`Driver`] and keeps its handle; dropping the driver ends the link
+/// without a word to the peer. Use [`Config::websocket`] for the handshake of `ws`, and set `TCP_NODELAY` on its
+/// socket.
+pub fn start<S>(ws: WebSocketStream<S>, role: Role, config: Config) -> (Link, Incoming, Driver<S>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let signals = Arc::new(Signals::default());
+    let shared = Arc::new(Shared::new(signals.clone()));
+    let (text_sender, texts) = mpsc::channel(config.control_queue.max(1));
+    let (control, control_queue) = mpsc::channel(config.control_queue.max(1));
+    let (open_sender, opens) = mpsc::channel(OPENS);
+    let (accepted, accept_queue) = mpsc::channel(config.accept_queue.max(1));
+
+    let link = Link { shared: shared.clone(), texts: text_sender, opens: open_sender };
+    let incoming = Incoming {
+        control: Control { queue: control_queue, shared: shared.clone() },
+        streams: Streams { queue: accept_queue },
+    };
+    let now = Instant::now();
+    let liveness = Liveness::new(&config, now);
+    let driver = Driver {
+        wakers: Wakers {
+            read: signals.waker(READ),
+            write: signals.waker(WRITE),
+            streams: signals.waker(STREAMS),
+            timer: signals.waker(TIMER),
+        },
+        session: Session::new(role, config.clone(), shared.clone(), accepted, opens),
+        io: Io { ws, texts, flushing: false, stuck: false },
+        control: Some(control),
+        timer: Box::pin(sleep_until(liveness.next())),
+        liveness,
+        lazy: None,
+        again: READ | WRITE | STREAMS | TIMER | LINK,
+        closing: None,
+        shared,
+        config,
+    };
+    (link, incoming, driver)
+}
+
+struct Wakers {
+    read: Waker,
+    write: Waker,
+    streams: Waker,
+    timer: Waker,
+}
+
+/// The socket and what waits to be written to it.
+pub(crate) struct Io<S> {
+    pub(crate) ws: WebSocketStream<S>,
+    texts: mpsc::Receiver<String>,
+    /// Something was given to the WebSocket and is not flushed yet.
+    flushing: bool,
+    /// The last flush found the socket full.
+    stuck: bool,
+}
+
+/// Owns the socket and does all the work of a link. Resolves with the reason when the link has ended and the closing
+/// handshake is over.
+#[must_use = "a link does nothing unless its driver is polled"]
+pub struct Driver<S> {
+    io: Io<S>,
+    session: Session,
+    /// Until the link ends.
+    control: Option<mpsc::Sender<Utf8Bytes>>,
+    shared: Arc<Shared>,
+    config: Config,
+    wakers: Wakers,
+    liveness: Liveness,
+    timer: Pin<Box<Sleep>>,
+    /// When acknowledgements that wait for company go alone.
+    lazy: Option<Instant>,
+    /// Work known to be left for the next round.
+    again: u8,
+    closing: Option<Closing>,
+}
+
+impl<S> fmt::Debug for Driver<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Driver").field("liveness", &self.liveness).finish_non_exhaustive()
+    }
+}
+
+impl<S> Future for Driver<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    type Output = Closed;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Closed> {
+        let this = self.get_mut();
+        if this.closing.is_none()
+            && let Err(why) = this.rounds(cx)
+        {
+            tracing::debug!(kind = why.kind(), reason = %why, "link ends");
+            this.shared.finish(why.clone());
+            this.session.end();
+            this.control = None;
+            this.closing = Some(Closing::new(why, this.config.close_timeout));
+        }
+        match &mut this.closing {
+            Some(closing) => closing.poll(cx, &mut this.io, &this.session, &this.shared),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl<S> Driver<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    fn rounds(&mut self, cx: &mut Context<'_>) -> Result<(), Closed> {
+        let signals = self.shared.signals.clone();
+        signals.begin(cx.waker());
+        for _ in 0..ROUNDS {
+            let work = signals.take() | std::mem::take(&mut self.again);
+            self.round(cx, work)?;
+            if self.again == 0 && signals.sleep() {
+                return Ok(());
+            }
+        }
+        signals.pause(std::mem::take(&mut self.again));
+        cx.waker().wake_by_ref();
+        Ok(())
+    }
+
+    fn round(&mut self, cx: &mut Context<'_>, work: u8) -> Result<(), Closed> {
+        if work & LINK != 0 {
+            if let Some((code, reason)) = self.shared.close_requested() {
+                return Err(Closed::Local { code: code.into(), reason });
+            }
+            self.session.start_if_allowed();
+        }
+        if work & READ != 0 {
+            self.read()?;
+        }
+        let mut streams = Context::from_waker(&self.wakers.streams);
+        if work & (STREAMS | LINK) != 0 && self.session.poll(&mut streams)? {
+            self.again |= STREAMS;
+        }
+        // After the streams, so that the places of those dropped are free.
+        self.session.poll_opens(cx, &mut streams)?;
+        if work & TIMER != 0 {
+            self.on_time()?;
+        }
+        self.write(cx, work & WRITE != 0)
+    }
+
+    fn read(&mut self) -> Result<(), Closed> {
+        let mut heard = None;
+        for _ in 0..READS {
+            let mut cx = Context::from_waker(&self.wakers.read);
+            let Poll::Ready(message) = Pin::new(&mut self.io.ws).poll_next(&mut cx) else { return Ok(()) };
+            let message = message.transpose()?.ok_or(Closed::Lost)?;
+            let now = *heard.get_or_insert_with(Instant::now);
+            self.liveness.heard(now);
+            match message {
+                Message::Binary(bytes) => self.on_binary(bytes)?,
+                Message::Text(text) => self.on_text(text)?,
+                Message::Pong(payload) => {
+                    if let Some(rtt) = self.liveness.pong(&payload, Instant::now()) {
+                        let nanos = u64::try_from(rtt.as_nanos()).unwrap_or(u64::MAX).max(1);
+                        self.shared.counters.rtt.store(nanos, Ordering::Relaxed);
+                    }
+                }
+                Message::Close(frame) => return Err(Closed::by_peer(frame)),
+                // The WebSocket answers pings itself with its next read or write.
+                Message::Ping(_) | Message::Frame(_) => {}
+            }
+        }
+        self.again |= READ;
+        Ok(())
+    }
+
+    fn on_binary(&mut self, bytes: Bytes) -> Result<(), Closed> {
+        self.check_size(bytes.len())?;
+        self.session.push(bytes)?;
+        let mut cx = Context::from_waker(&self.wakers.streams);
+        if self.session.poll(&mut cx)? {
+            self.again |= STREAMS;
+        }
+        Ok(())
+    }
+
+    fn on_text(&mut self, text: Utf8Bytes) -> Result<(), Closed> {
+        let len = text.len();
+        self.check_size(len)?;
+        let waiting = self.shared.control_bytes.fetch_add(len, Ordering::AcqRel);
+        if waiting > 0 && waiting.saturating_add(len) > self.config.control_bytes {
+            return Err(Closed::ControlFlood);
+        }
+        match self.control.as_ref().map(|control| control.try_send(text)) {
+            Some(Ok(())) => Ok(()),
+            Some(Err(mpsc::error::TrySendError::Full(_))) => Err(Closed::ControlFlood),
+            Some(Err(mpsc::error::TrySendError::Closed(_))) | None => {
+                self.shared.control_bytes.fetch_sub(len, Ordering::AcqRel);
+                Ok(())
+            }
+        }
+    }
+
+    /// The WebSocket checks this too, when it was made with [`Config::websocket`].
+    fn check_size(&self, len: usize) -> Result<(), Closed> {
+        self.shared.counters.message_in(len);
+        if len > self.config.max_message {
+            return Err(Closed::TooBig(format!("{len} bytes, the limit is {}", self.config.max_message)));
+        }
+        Ok(())
+    }
+
+    fn on_time(&mut self) -> Result<(), Closed> {
+        let now = Instant::now();
+        if let Some(silent) = self.liveness.dead(now) {
+            return Err(Closed::Dead(silent));
+        }
+        loop {
+            let next = self.lazy.into_iter().fold(self.liveness.next(), Instant::min);
+            if self.timer.deadline() != next {
+                self.timer.as_mut().reset(next);
+            }
+            let mut cx = Context::from_waker(&self.wakers.timer);
+            if self.timer.as_mut().poll(&mut cx).is_pending() {
+                return Ok(());
+            }
+            // Due now: the write that follows sends the ping or the acknowledgements, and moves the deadline.
+            let now = Instant::now();
+            if let Some(silent) = self.liveness.dead(now) {
+                return Err(Closed::Dead(silent));
+            }
+            if self.lazy.is_some_and(|at| at <= now) {
+                self.lazy = None;
+                let mut transport = self.session.transport();
+                if transport.has_output() && !self.io.stuck {
+                    let message = transport.take();
+                    drop(transport);
+                    self.io.send(message, &self.shared)?;
+                }
+            }
+            if let Some(ping) = self.liveness.ping(now) {
+                self.io.feed(Message::Ping(Bytes::copy_from_slice(&ping)))?;
+            }
+        }
+    }
+
+    fn write(&mut self, cx: &mut Context<'_>, writable: bool) -> Result<(), Closed> {
+        let mut socket = Context::from_waker(&self.wakers.write);
+        if self.io.stuck && !writable {
+            return Ok(());
+        }
+        loop {
+            if self.io.poll_flush(&mut socket)?.is_pending() {
+                self.liveness.stuck(Instant::now());
+                return Ok(());
+            }
+            self.liveness.sent();
+            let texts = self.io.feed_texts(cx, &self.shared)?;
+            let mut transport = self.session.transport();
+            if transport.has_output() && (texts || transport.is_urgent()) {
+                let message = transport.take();
+                let unblocked = transport.unblocked();
+                drop(transport);
+                self.lazy = None;
+                self.io.send(message, &self.shared)?;
+                if unblocked {
+                    // yamux refills while the socket takes this.
+                    self.again |= STREAMS;
+                }
+            } else {
+                let waiting = transport.has_output();
+                drop(transport);
+                if waiting && self.lazy.is_none() {
+                    self.lazy = Some(Instant::now() + LAZY);
+                    self.again |= TIMER;
+                }
+                if !self.io.flushing {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+impl<S> Io<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    /// Gives a message to the WebSocket, which always takes it; [`poll_flush`](Self::poll_flush) has to follow.
+    pub(crate) fn feed(&mut self, message: Message) -> Result<(), Closed> {
+        self.flushing = true;
+        Ok(Pin::new(&mut self.ws).start_send(message)?)
+    }
+
+    pub(crate) fn send(&mut self, message: Bytes, shared: &Shared) -> Result<(), Closed> {
+        shared.counters.message_out(message.len());
+        self.feed(Message::Binary(message))
+    }
+
+    /// Moves queued texts to the WebSocket, as many as are small together. True when there were any.
+    pub(crate) fn feed_texts(&mut self, cx: &mut Context<'_>, shared: &Shared) -> Result<bool, Closed> {
+        let mut bytes = 0;
+        let mut any = false;
+        while bytes < OUT_LIMIT
+            && let Poll::Ready(Some(text)) = self.texts.poll_recv(cx)
+        {
+            any = true;
+            bytes += text.len();
+            shared.counters.message_out(text.len());
+            self.feed(Message::text(text))?;
+        }
+        Ok(any)
+    }
+
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Closed> {
+        if self.flushing {
+            if Pin::new(&mut self.ws).poll_flush(cx)?.is_pending() {
+                self.stuck = true;
+                return Ok(Poll::Pending);
+            }
+            self.flushing = false;
+        }
+        self.stuck = false;
+        Ok(Poll::Ready(()))
+    }
+
+    /// The WebSocket has queued its own answer to the peer's close frame.
+    pub(crate) fn reply_to_close(&mut self) {
+        self.flushing = true;
+    }
+
+    /// No further text is taken; senders learn that the link has ended.
+    pub(crate) fn refuse_texts(&mut self) {
+        self.texts.close();
+    }
+}
+
+impl<S> Drop for Driver<S> {
+    fn drop(&mut self) {
+        // Before the streams are dropped, so that they find the reason.
+        self.shared.finish(Closed::Dropped);
+    }
+}

@@ -1,0 +1,65 @@
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+
+use crate::{
+    closed::{Closed, OpenError},
+    config::Windows,
+    session::Opened,
+    state::Shared,
+    stats::Stats,
+    stream::MuxStream,
+};
+
+/// A handle to the link. Dropping the last one does not end it.
+#[derive(Debug, Clone)]
+pub struct Link {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) texts: mpsc::Sender<String>,
+    pub(crate) opens: mpsc::Sender<Opened>,
+}
+
+impl Link {
+    /// Queues a text message; waits while the queue is full. It leaves before any stream data that is not yet in the
+    /// WebSocket's own buffer.
+    pub async fn send(&self, text: String) -> Result<(), Closed> {
+        self.texts.send(text).await.map_err(|_| self.why_closed())
+    }
+
+    /// From now on binary messages are the yamux session; before, they end the link with 1002. The agent calls it
+    /// before it sends the message that agrees to streams, the control plane when it has received that. The first
+    /// call decides about the windows.
+    pub fn start_streams(&self, windows: Windows) {
+        self.shared.start(windows);
+    }
+
+    /// Opens a stream. Costs no bytes on the link: the peer learns of it with the first write. Waits while the peer
+    /// has 256 streams that it has not acknowledged.
+    pub async fn open(&self) -> Result<MuxStream, OpenError> {
+        let (reply, opened) = oneshot::channel();
+        if self.opens.send(reply).await.is_err() {
+            return Err(OpenError::Closed(self.why_closed()));
+        }
+        opened.await.unwrap_or_else(|_| Err(OpenError::Closed(self.why_closed())))
+    }
+
+    /// Ends the link: text already queued and stream data already written are sent, every stream ends at once, then
+    /// the peer is told. A reason above 123 bytes is cut.
+    pub fn close(&self, code: CloseCode, reason: &'static str) {
+        self.shared.request_close(code, reason);
+    }
+
+    pub fn stats(&self) -> Stats {
+        self.shared.counters.read()
+    }
+
+    /// Resolves as soon as the link has ended, before the closing handshake.
+    pub async fn closed(&self) -> Closed {
+        self.shared.closed().await
+    }
+
+    fn why_closed(&self) -> Closed {
+        self.shared.why_closed().unwrap_or(Closed::Dropped)
+    }
+}

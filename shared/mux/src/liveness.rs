@@ -1,0 +1,127 @@
+//! When to ping, and when the peer counts as dead.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::config::Config;
+
+/// Everything received proves life, not pongs alone: on a slow uplink a pong waits behind our own bulk.
+#[derive(Debug)]
+pub(crate) struct Liveness {
+    ping_interval: Duration,
+    dead_after: Duration,
+    heard: Instant,
+    next_ping: Instant,
+    /// Number of the ping in flight and when it was queued.
+    pinged: Option<(u64, Instant)>,
+    count: u64,
+    /// Since when the socket has taken nothing.
+    stuck: Option<Instant>,
+}
+
+impl Liveness {
+    pub(crate) fn new(config: &Config, now: Instant) -> Self {
+        Self {
+            ping_interval: config.ping_interval,
+            dead_after: config.dead_after,
+            heard: now,
+            next_ping: now + config.ping_interval,
+            pinged: None,
+            count: 0,
+            stuck: None,
+        }
+    }
+
+    pub(crate) fn heard(&mut self, now: Instant) {
+        self.heard = now;
+    }
+
+    pub(crate) fn sent(&mut self) {
+        self.stuck = None;
+    }
+
+    pub(crate) fn stuck(&mut self, now: Instant) {
+        self.stuck.get_or_insert(now);
+    }
+
+    /// The payload of a ping that is due.
+    pub(crate) fn ping(&mut self, now: Instant) -> Option<[u8; 8]> {
+        if now < self.next_ping {
+            return None;
+        }
+        self.next_ping = now + self.ping_interval;
+        self.count += 1;
+        self.pinged = Some((self.count, now));
+        Some(self.count.to_be_bytes())
+    }
+
+    /// The round trip, when `payload` answers the last ping.
+    pub(crate) fn pong(&mut self, payload: &[u8], now: Instant) -> Option<Duration> {
+        let (count, at) = self.pinged?;
+        if payload != count.to_be_bytes() {
+            return None;
+        }
+        self.pinged = None;
+        Some(now - at)
+    }
+
+    pub(crate) fn dead(&self, now: Instant) -> Option<Duration> {
+        let silent = now - self.heard.min(self.stuck.unwrap_or(self.heard));
+        (silent >= self.dead_after).then_some(silent)
+    }
+
+    /// When to look again.
+    pub(crate) fn next(&self) -> Instant {
+        self.next_ping.min(self.heard.min(self.stuck.unwrap_or(self.heard)) + self.dead_after)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn liveness() -> (Liveness, Instant) {
+        let now = Instant::now();
+        let config =
+            Config { ping_interval: Duration::from_secs(10), dead_after: Duration::from_secs(20), ..Config::default() };
+        (Liveness::new(&config, now), now)
+    }
+
+    #[test]
+    fn silence_is_death_and_any_sound_is_life() {
+        let (mut liveness, start) = liveness();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(liveness.dead(at(19)), None);
+        assert_eq!(liveness.dead(at(20)), Some(Duration::from_secs(20)));
+        liveness.heard(at(19));
+        assert_eq!(liveness.dead(at(38)), None);
+        assert!(liveness.dead(at(39)).is_some());
+    }
+
+    #[test]
+    fn a_peer_that_talks_but_takes_nothing_is_dead() {
+        let (mut liveness, start) = liveness();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        liveness.stuck(at(1));
+        liveness.stuck(at(15));
+        liveness.heard(at(21));
+        assert!(liveness.dead(at(21)).is_some());
+        liveness.sent();
+        assert_eq!(liveness.dead(at(21)), None);
+    }
+
+    #[test]
+    fn only_the_answer_to_the_last_ping_is_a_round_trip() {
+        let (mut liveness, start) = liveness();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(liveness.ping(at(9)), None);
+        let first = liveness.ping(at(10)).unwrap();
+        assert_eq!(liveness.ping(at(11)), None);
+        let second = liveness.ping(at(20)).unwrap();
+        assert_eq!(liveness.pong(&first, at(21)), None);
+        assert_eq!(liveness.pong(b"", at(21)), None);
+        assert_eq!(liveness.pong(&second, at(22)), Some(Duration::from_secs(2)));
+        assert_eq!(liveness.pong(&second, at(23)), None);
+    }
+}

@@ -1,0 +1,12 @@
+//! The link as its two users see it, over real sockets.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a test fails by panicking, and its own arithmetic is small"
+)]
+
+mod harness;
+mod streams;

@@ -14,14 +14,16 @@
 //! costs no task switch. Nothing here knows about clusters, links or buses, and nothing has a timeout.
 
 mod connection;
+mod observed;
 mod pool;
 mod relay;
 mod serve;
 
 pub use connection::{Body, Connection, Reply, SendError, Upgraded};
+pub use observed::{Observed, Observer};
 pub use pool::{Pool, PoolLimits};
 pub use relay::{Relayed, relay};
-pub use serve::{ServeError, UpgradeSlot, serve};
+pub use serve::{UpgradeSlot, serve};
 
 /// What a body's error must convert to; hyper's own bound, spelled once.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -1,5 +1,5 @@
 use std::future::Future;
-use std::io;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -11,24 +11,23 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
-use crate::{BoxError, Relayed, Upgraded, relay};
+use crate::{BoxError, Upgraded};
 
-/// Where a service leaves the upstream half of an upgrade before it answers 101.
+/// Where a service leaves what is to happen after its 101: the upstream half of a session, for instance.
 #[derive(Debug)]
-pub struct UpgradeSlot<U>(Arc<Mutex<Option<Upgraded<U>>>>);
+pub struct UpgradeSlot<U>(Arc<Mutex<Option<U>>>);
 
 impl<U> UpgradeSlot<U> {
     #[must_use]
     pub fn new() -> Self {
-        Self(Arc::default())
+        Self(Arc::new(Mutex::new(None)))
     }
 
-    pub fn put(&self, upstream: Upgraded<U>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(upstream);
+    pub fn put(&self, upgrade: U) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(upgrade);
     }
 
-    #[must_use]
-    pub fn take(&self) -> Option<Upgraded<U>> {
+    fn take(&self) -> Option<U> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
@@ -45,47 +44,43 @@ impl<U> Clone for UpgradeSlot<U> {
     }
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// The peer broke the protocol or went away, or a response body failed and its transfer was cut.
-    #[error("HTTP connection failed")]
-    Http(#[source] hyper::Error),
-    #[error("upgraded connection failed")]
-    Relay(#[source] io::Error),
-}
-
-/// Serves HTTP/1.1 on `io` until the peer closes it. When the service has left an upstream in the slot and answers
-/// 101, the connection turns into a relay between the two. Returns the bytes of that relay, if there was one.
+/// Serves HTTP/1.1 on `io` until the peer closes it, or until the service has put something into the slot and
+/// answered 101: then the transport and the slot's content are given back.
 ///
-/// `io` is shut down after a clean end and merely dropped after an error, so that transports which tell the two
-/// apart show a cut transfer as such.
+/// When `stop` completes, the request under way is finished and then the connection ends. `io` is shut down after a
+/// clean end and merely dropped after an error (the peer broke the protocol or went away, or a response body failed),
+/// so that transports which tell the two apart show a cut transfer as such.
 pub async fn serve<T, U, F, Fut, B>(
     http: &http1::Builder,
     io: T,
     slot: UpgradeSlot<U>,
+    stop: impl Future<Output = ()>,
     service: F,
-) -> Result<Option<Relayed>, ServeError>
+) -> Result<Option<(Upgraded<T>, U)>, hyper::Error>
 where
     T: AsyncRead + AsyncWrite + Unpin,
-    U: AsyncRead + AsyncWrite + Unpin,
     F: Fn(Request<Incoming>) -> Fut + Unpin,
     Fut: Future<Output = Result<Response<B>, BoxError>>,
     B: HttpBody<Data = Bytes> + 'static,
     B::Error: Into<BoxError>,
 {
     let mut connection = http.serve_connection(TokioIo::new(io), service_fn(|request| Box::pin(service(request))));
-    std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)).await.map_err(ServeError::Http)?;
+    let mut stop = pin!(stop);
+    let mut stopped = false;
+    std::future::poll_fn(|cx| {
+        if !stopped && stop.as_mut().poll(cx).is_ready() {
+            stopped = true;
+            Pin::new(&mut connection).graceful_shutdown();
+        }
+        connection.poll_without_shutdown(cx)
+    })
+    .await?;
     let parts = connection.into_parts();
     let mut io = parts.io.into_inner();
-    match slot.take() {
-        Some(upstream) => {
-            let client = Upgraded { io, read_buf: parts.read_buf };
-            relay(client, upstream).await.map(Some).map_err(ServeError::Relay)
-        }
-        None => {
-            // The peer may already be gone, and then there is nobody to close towards.
-            let _closed = io.shutdown().await;
-            Ok(None)
-        }
+    if let Some(upgrade) = slot.take() {
+        return Ok(Some((Upgraded { io, read_buf: parts.read_buf }, upgrade)));
     }
+    // The peer may already be gone, and then there is nobody to close towards.
+    let _closed = io.shutdown().await;
+    Ok(None)
 }

@@ -1,0 +1,135 @@
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bus::{Bus, BusStream, OpenError, OpenHeader};
+use bytes::{Bytes, BytesMut};
+use mux::MuxStream;
+use protocol::{HeaderError, Status, StreamHeader, StreamKind};
+use runtime::{SpanKind, Tracer};
+use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
+
+use crate::metrics::{Metrics, StreamError};
+use crate::pump::{Pumped, pump};
+
+/// The control plane writes the header and the first request together.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a stream needs to reach its service.
+#[derive(Clone, Debug)]
+pub struct Forwarder {
+    pub bus: Bus,
+    pub tracer: Tracer,
+    pub metrics: Arc<Metrics>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ForwardError {
+    #[error("no stream header within {}s", HEADER_TIMEOUT.as_secs())]
+    HeaderTimeout,
+    #[error("bad stream header: {0}")]
+    Header(#[from] HeaderError),
+    #[error("ended within its header")]
+    Truncated,
+    #[error("streams of kind {0:?} are not served")]
+    Kind(StreamKind),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl Forwarder {
+    /// Carries one stream from the control plane to its end. Never fails towards the link: an error ends this stream
+    /// only, visibly for the other side.
+    pub async fn forward(self, stream: MuxStream) {
+        let _open = self.metrics.stream_opened();
+        if let Err(error) = self.run(stream).await {
+            let kind = match &error {
+                ForwardError::Io(_) => StreamError::Copy,
+                ForwardError::Kind(_) => StreamError::Dial,
+                _ => StreamError::Header,
+            };
+            self.metrics.stream_failed(kind);
+            tracing::debug!(%error, "stream ended early");
+        }
+    }
+
+    async fn run(&self, mut stream: MuxStream) -> Result<(), ForwardError> {
+        let (header, first) =
+            timeout(HEADER_TIMEOUT, read_header(&mut stream)).await.map_err(|_| ForwardError::HeaderTimeout)??;
+        match header.kind {
+            StreamKind::Kube => self.kube(header, stream, first).await,
+            other => Err(ForwardError::Kind(other)),
+        }
+    }
+
+    async fn kube(&self, header: StreamHeader, mut stream: MuxStream, first: Bytes) -> Result<(), ForwardError> {
+        // Waiting for the request costs nothing and saves a round trip on the bus: it goes out with the open.
+        let first = if first.is_empty() { next_chunk(&mut stream).await?.unwrap_or_default() } else { first };
+        let mut link_span = self.tracer.start("link.stream", SpanKind::Server, header.traceparent.as_ref());
+        let mut bus_span = self.tracer.start("bus.stream", SpanKind::Client, link_span.context().as_ref());
+        let open = OpenHeader { id: header.id.clone(), traceparent: bus_span.context(), ..OpenHeader::default() };
+        self.metrics.copied(Pumped { up: first.len() as u64, down: 0 });
+        let bus = match self.bus.open(StreamKind::Kube, open, first).await {
+            Ok(bus) => bus,
+            Err(error) => {
+                self.metrics.stream_failed(StreamError::Dial);
+                bus_span.fail(error.to_string());
+                link_span.fail(error.to_string());
+                tracing::warn!(%error, stream = %header.id, "no executor took the stream");
+                return refuse(stream, &error).await.map_err(ForwardError::Io);
+            }
+        };
+        let outcome = self.copy(stream, bus).await;
+        if let Err(error) = &outcome {
+            bus_span.fail(error.to_string());
+        }
+        outcome.map_err(ForwardError::Io)
+    }
+
+    async fn copy(&self, stream: MuxStream, bus: BusStream) -> io::Result<()> {
+        pump(stream, bus, |pumped| self.metrics.copied(pumped)).await
+    }
+}
+
+async fn next_chunk(stream: &mut MuxStream) -> io::Result<Option<Bytes>> {
+    std::future::poll_fn(|cx| stream.poll_chunk(cx)).await
+}
+
+/// The header, and what came behind it in the same piece.
+async fn read_header(stream: &mut MuxStream) -> Result<(StreamHeader, Bytes), ForwardError> {
+    let mut read = BytesMut::new();
+    loop {
+        let chunk = next_chunk(stream).await?.ok_or(ForwardError::Truncated)?;
+        if read.is_empty()
+            && let Some((header, used)) = StreamHeader::decode(&chunk)?
+        {
+            return Ok((header, chunk.slice(used..)));
+        }
+        read.extend_from_slice(&chunk);
+        if let Some((header, used)) = StreamHeader::decode(&read)? {
+            return Ok((header, read.freeze().slice(used..)));
+        }
+    }
+}
+
+/// Answers the request that waits on the stream: this hop speaks no HTTP, but a refusal must reach the user as a
+/// `Status`, not as a bare close.
+async fn refuse(mut stream: MuxStream, error: &OpenError) -> io::Result<()> {
+    let body = Status::unavailable(format!("the request did not reach the cluster's API server: {error}")).to_json();
+    let head = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: {}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        protocol::status::CONTENT_TYPE,
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(&body).await?;
+    stream.shutdown().await?;
+    // The rest of the request is read and dropped, so that the answer is not overtaken by a reset.
+    let drained = timeout(HEADER_TIMEOUT, async {
+        while next_chunk(&mut stream).await?.is_some() {}
+        Ok(())
+    })
+    .await;
+    drained.unwrap_or(Ok(()))
+}

@@ -1,0 +1,132 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::Meter;
+
+use crate::pump::Pumped;
+
+/// What `pipeops_agent_connection_state` shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectionState {
+    Disconnected = 0,
+    Connecting = 1,
+    Connected = 2,
+    Reconnecting = 3,
+}
+
+/// Why a stream failed; the label of `pipeops_agent_yamux_stream_errors_total`.
+#[derive(Clone, Copy, Debug)]
+pub enum StreamError {
+    Dial,
+    Header,
+    Copy,
+}
+
+/// Plain atomics, read when somebody scrapes. Names are those of the existing agent.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    state: AtomicI64,
+    reconnections: AtomicU64,
+    heartbeats: AtomicU64,
+    heartbeat_failures: AtomicU64,
+    active_streams: AtomicI64,
+    accepted_streams: AtomicU64,
+    stream_errors: [AtomicU64; 3],
+    bytes: [AtomicU64; 2],
+}
+
+impl Metrics {
+    pub fn register(meter: &Meter) -> Arc<Self> {
+        let metrics = Arc::new(Self::default());
+        let gauges: [(&'static str, &'static str, fn(&Self) -> &AtomicI64); 2] = [
+            ("pipeops_agent_connection_state", "0 disconnected, 1 connecting, 2 connected, 3 reconnecting", |m| {
+                &m.state
+            }),
+            ("pipeops_agent_yamux_active_streams", "Streams open on the link", |m| &m.active_streams),
+        ];
+        for (name, description, value) in gauges {
+            let m = Arc::clone(&metrics);
+            let _gauge = meter
+                .i64_observable_gauge(name)
+                .with_description(description)
+                .with_callback(move |o| o.observe(value(&m).load(Relaxed), &[]))
+                .build();
+        }
+        let counters: [(&'static str, &'static str, fn(&Self) -> &AtomicU64); 4] = [
+            ("pipeops_agent_websocket_reconnections", "Links established after one was lost", |m| &m.reconnections),
+            ("pipeops_agent_heartbeat_success", "Heartbeats sent", |m| &m.heartbeats),
+            ("pipeops_agent_heartbeat_failures", "Heartbeats that could not be sent", |m| &m.heartbeat_failures),
+            ("pipeops_agent_yamux_streams_accepted", "Streams the control plane has opened", |m| &m.accepted_streams),
+        ];
+        for (name, description, value) in counters {
+            let m = Arc::clone(&metrics);
+            let _counter = meter
+                .u64_observable_counter(name)
+                .with_description(description)
+                .with_callback(move |o| o.observe(value(&m).load(Relaxed), &[]))
+                .build();
+        }
+        let m = Arc::clone(&metrics);
+        let _errors = meter
+            .u64_observable_counter("pipeops_agent_yamux_stream_errors")
+            .with_description("Streams that ended early")
+            .with_callback(move |o| {
+                for (kind, count) in ["dial_error", "header_error", "copy_error"].iter().zip(&m.stream_errors) {
+                    o.observe(count.load(Relaxed), &[KeyValue::new("type", *kind)]);
+                }
+            })
+            .build();
+        let m = Arc::clone(&metrics);
+        let _bytes = meter
+            .u64_observable_counter("pipeops_agent_yamux_bytes")
+            .with_description("Bytes carried by streams: in from the control plane, out towards it")
+            .with_callback(move |o| {
+                for (direction, count) in ["in", "out"].iter().zip(&m.bytes) {
+                    o.observe(count.load(Relaxed), &[KeyValue::new("direction", *direction)]);
+                }
+            })
+            .build();
+        metrics
+    }
+
+    pub fn state(&self, state: ConnectionState) {
+        self.state.store(state as i64, Relaxed);
+    }
+
+    pub fn reconnected(&self) {
+        self.reconnections.fetch_add(1, Relaxed);
+    }
+
+    pub fn heartbeat(&self, sent: bool) {
+        if sent { &self.heartbeats } else { &self.heartbeat_failures }.fetch_add(1, Relaxed);
+    }
+
+    pub fn stream_opened(self: &Arc<Self>) -> OpenStream {
+        self.accepted_streams.fetch_add(1, Relaxed);
+        self.active_streams.fetch_add(1, Relaxed);
+        OpenStream(Arc::clone(self))
+    }
+
+    pub fn stream_failed(&self, why: StreamError) {
+        if let Some(count) = self.stream_errors.get(why as usize) {
+            count.fetch_add(1, Relaxed);
+        }
+    }
+
+    pub fn copied(&self, pumped: Pumped) {
+        let [incoming, outgoing] = &self.bytes;
+        incoming.fetch_add(pumped.up, Relaxed);
+        outgoing.fetch_add(pumped.down, Relaxed);
+    }
+}
+
+/// One open stream; counted until dropped.
+#[derive(Debug)]
+pub struct OpenStream(Arc<Metrics>);
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.active_streams.fetch_sub(1, Relaxed);
+    }
+}

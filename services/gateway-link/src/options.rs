@@ -1,0 +1,112 @@
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use protocol::Secret;
+use runtime::Duration;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Settings of the gateway-link.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Options {
+    #[serde(flatten)]
+    pub common: runtime::Common,
+    /// The bus that streams are passed on to.
+    pub bus: bus::Options,
+    /// The control plane.
+    pub pipeops: PipeOps,
+    /// What this cluster calls itself.
+    pub agent: Agent,
+}
+
+impl runtime::Options for Options {
+    const ENV: &'static [(&'static str, &'static str)] = &[
+        ("PIPEOPS_API_URL", "pipeops.api_url"),
+        ("PIPEOPS_TOKEN", "pipeops.token"),
+        ("PIPEOPS_TOKEN_FILE", "pipeops.token_file"),
+        ("PIPEOPS_TLS_CA_FILE", "pipeops.tls.ca_file"),
+        ("PIPEOPS_CLUSTER_NAME", "agent.cluster_name"),
+    ];
+
+    fn common(&self) -> &runtime::Common {
+        &self.common
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct PipeOps {
+    /// Address of the control plane, such as "https://api.pipeops.io".
+    pub api_url: String,
+    /// The agent's bearer token. Better given as a file.
+    #[schemars(with = "Option<runtime::SecretSchema>")]
+    pub token: Option<Secret>,
+    /// File that holds the agent's bearer token; read at each connection, so that it can be replaced.
+    pub token_file: Option<PathBuf>,
+    pub tls: Tls,
+    pub reconnect: Reconnect,
+    /// How long dialling and registering may take, each.
+    pub timeout: Duration,
+    /// Interval of heartbeats while the link is up.
+    pub heartbeat_interval: Duration,
+    /// Interval of the pings that show whether the control plane is still there.
+    pub ping_interval: Duration,
+    /// Without any sign of life for this long the link is given up.
+    pub dead_after: Duration,
+}
+
+impl Default for PipeOps {
+    fn default() -> Self {
+        Self {
+            api_url: "https://api.pipeops.io".to_owned(),
+            token: None,
+            token_file: None,
+            tls: Tls::default(),
+            reconnect: Reconnect::default(),
+            timeout: Duration::from_secs(30),
+            heartbeat_interval: Duration::from_secs(30),
+            ping_interval: Duration::from_secs(10),
+            dead_after: Duration::from_secs(20),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Tls {
+    /// PEM file of a further authority to trust, beside those of the system.
+    pub ca_file: Option<PathBuf>,
+    /// Accept any certificate. Whoever is on the way can then read and change everything.
+    pub insecure_skip_verify: bool,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Reconnect {
+    /// Wait before the first new attempt; doubles with each, and varies by a quarter either way.
+    pub initial: Duration,
+    /// The longest wait.
+    pub max: Duration,
+}
+
+impl Default for Reconnect {
+    fn default() -> Self {
+        Self { initial: Duration::from_secs(1), max: Duration::from_secs(15) }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Agent {
+    /// Name shown for this cluster.
+    pub cluster_name: String,
+    /// Labels sent with the registration.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Default for Agent {
+    fn default() -> Self {
+        Self { cluster_name: "default-cluster".to_owned(), labels: BTreeMap::new() }
+    }
+}

@@ -1,0 +1,109 @@
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bus::Bus;
+use runtime::Condition;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use crate::backoff::Backoff;
+use crate::forward::Forwarder;
+use crate::metrics::{ConnectionState, Metrics};
+use crate::options::Options;
+use crate::register::identity;
+use crate::session::{Links, STABLE, SessionError};
+
+/// A refused token is not tried again as often as a lost connection.
+const REFUSED_RETRY: Duration = Duration::from_secs(60);
+
+/// Keeps a link to the control plane up until shutdown. Fails when the very first attempt is refused: a wrong token is
+/// a mistake to be seen at once, not to be retried.
+pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<()> {
+    let bus = Bus::connect(&options.bus, bus::Service::GatewayLink).await.context("cannot use the bus")?;
+    let metrics = Metrics::register(&context.meter);
+    let condition = context.health.condition("link");
+    let links = Links {
+        forwarder: Forwarder { bus: bus.clone(), tracer: context.tracer.clone(), metrics: metrics.clone() },
+        condition: condition.clone(),
+        context,
+        options,
+    };
+    let mut watches = JoinSet::new();
+    watches.spawn(watch_bus(bus.clone(), links.context.health.condition("bus")));
+    let outcome = keep_linked(&links).await;
+    links.forwarder.metrics.state(ConnectionState::Disconnected);
+    watches.shutdown().await;
+    bus.close().await;
+    outcome
+}
+
+async fn keep_linked(links: &Links) -> anyhow::Result<()> {
+    let metrics = &links.forwarder.metrics;
+    let shutdown = &links.context.shutdown;
+    let mut backoff = Backoff::new(&links.options.pipeops.reconnect);
+    let mut registered_before = false;
+    loop {
+        metrics.state(if registered_before { ConnectionState::Reconnecting } else { ConnectionState::Connecting });
+        let begun = Instant::now();
+        let connect = async {
+            let identity = identity(&links.forwarder.bus, |reason| links.condition.not_ready(reason)).await;
+            links.connect(&identity).await
+        };
+        let connected = tokio::select! {
+            connected = connect => connected,
+            () = shutdown.cancelled() => return Ok(()),
+        };
+        let outcome = match connected {
+            Ok(link) => {
+                metrics.state(ConnectionState::Connected);
+                if std::mem::replace(&mut registered_before, true) {
+                    metrics.reconnected();
+                }
+                link.serve().await
+            }
+            Err(error) if error.is_refusal() && !registered_before => {
+                return Err(error).context("the first registration was refused");
+            }
+            Err(error) => Err(error),
+        };
+        let Err(error) = outcome else { return Ok(()) };
+        if begun.elapsed() >= STABLE {
+            backoff.reset();
+        }
+        let wait = if error.is_refusal() { REFUSED_RETRY } else { backoff.next() };
+        report(&error, wait, &links.condition);
+        metrics.state(ConnectionState::Reconnecting);
+        tokio::select! {
+            () = sleep(wait) => {}
+            () = shutdown.cancelled() => return Ok(()),
+        }
+    }
+}
+
+fn report(error: &SessionError, wait: Duration, condition: &Condition) {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    if error.is_refusal() {
+        tracing::error!(error = text, retry_in = ?wait, "the control plane refuses this agent");
+    } else {
+        tracing::warn!(error = text, retry_in = ?wait, "no link");
+    }
+    condition.not_ready(text);
+}
+
+async fn watch_bus(bus: Bus, condition: Condition) {
+    let mut status = bus.status();
+    loop {
+        match &*status.borrow_and_update() {
+            bus::Status::Connected => condition.ready(),
+            bus::Status::Disconnected { reason } => condition.not_ready(format!("bus: {reason}")),
+        }
+        if status.changed().await.is_err() {
+            return;
+        }
+    }
+}

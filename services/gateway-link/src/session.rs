@@ -1,0 +1,203 @@
+use std::collections::HashSet;
+use std::time::Duration;
+
+use bus::state::Identity;
+use mux::{CloseCode, Closed, Incoming, Link, Role, Windows};
+use protocol::message::{GatewayHelloAck, GoAway, Pong, ProtocolFallback};
+use protocol::{AgentMessage, ControlMessage};
+use runtime::Condition;
+use tokio::task::JoinSet;
+
+use crate::dial::{DialError, dial};
+use crate::forward::Forwarder;
+use crate::heartbeat::heartbeats;
+use crate::options::Options;
+use crate::register::{CAPABILITIES, RegisterError, Registered, register};
+
+/// Everything a link needs that outlives it.
+#[derive(Debug)]
+pub struct Links {
+    pub options: Options,
+    pub context: runtime::Context,
+    pub forwarder: Forwarder,
+    pub condition: Condition,
+}
+
+/// How a link ended.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    #[error(transparent)]
+    Register(#[from] RegisterError),
+    #[error("the link was lost: {0}")]
+    Closed(#[from] Closed),
+    #[error("the control plane does not know this cluster any more: {0}")]
+    Forgotten(String),
+}
+
+impl SessionError {
+    /// Trying again changes nothing by itself: the token or the registration is refused.
+    pub fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::Dial(DialError::Refused { .. } | DialError::NoToken | DialError::TokenCharacters)
+                | Self::Register(RegisterError::Invalid(_) | RegisterError::Unreadable(_) | RegisterError::Refused(_))
+        )
+    }
+}
+
+/// A registered link. Its tasks end with it.
+#[derive(Debug)]
+pub struct Established<'a> {
+    links: &'a Links,
+    link: Link,
+    incoming: Incoming,
+    registered: Registered,
+    tasks: JoinSet<()>,
+    streams: JoinSet<()>,
+    answered_unknown: HashSet<String>,
+}
+
+/// Unknown message types that are answered once each; a peer that invents types for ever is not followed.
+const UNKNOWN_TYPES: usize = 64;
+
+impl Links {
+    /// Dials and registers.
+    pub async fn connect(&self, identity: &Identity) -> Result<Established<'_>, SessionError> {
+        let pipeops = &self.options.pipeops;
+        let config = mux::Config {
+            ping_interval: pipeops.ping_interval.get(),
+            dead_after: pipeops.dead_after.get(),
+            ..mux::Config::default()
+        };
+        let socket = dial(pipeops, config.websocket()).await?;
+        let (link, mut incoming, driver) = mux::start(socket, Role::Agent, config);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            driver.await;
+        });
+        let registered =
+            register(&self.options, self.context.version, &self.forwarder.bus, identity, &link, &mut incoming.control)
+                .await?;
+        tracing::info!(cluster_id = %registered.cluster_id, control_plane = pipeops.api_url, "registered");
+        tasks.spawn(heartbeats(
+            link.clone(),
+            pipeops.heartbeat_interval.get(),
+            registered.cluster_id.clone(),
+            identity.agent_id.clone(),
+            self.context.version.to_owned(),
+            self.forwarder.metrics.clone(),
+        ));
+        Ok(Established {
+            links: self,
+            link,
+            incoming,
+            registered,
+            tasks,
+            streams: JoinSet::new(),
+            answered_unknown: HashSet::new(),
+        })
+    }
+}
+
+impl Established<'_> {
+    /// Serves the link to its end. `Ok` means that the process is shutting down and the link has been drained.
+    pub async fn serve(mut self) -> Result<(), SessionError> {
+        let outcome = self.serve_until_closed().await;
+        // Streams of a lost link have failed already; none outlives it.
+        self.streams.shutdown().await;
+        self.tasks.shutdown().await;
+        outcome
+    }
+
+    async fn serve_until_closed(&mut self) -> Result<(), SessionError> {
+        let shutdown = self.links.context.shutdown.clone();
+        let mut stopping = false;
+        loop {
+            tokio::select! {
+                text = self.incoming.control.recv() => match text {
+                    Some(text) => self.control(&text).await?,
+                    None => return Err(self.link.closed().await.into()),
+                },
+                stream = self.incoming.streams.recv() => match stream {
+                    Some(stream) => {
+                        self.streams.spawn(self.links.forwarder.clone().forward(stream));
+                    }
+                    None => return Err(self.link.closed().await.into()),
+                },
+                Some(_ended) = self.streams.join_next(), if !self.streams.is_empty() => {}
+                () = shutdown.cancelled(), if !stopping => {
+                    stopping = true;
+                    tracing::info!(streams = self.streams.len(), "draining the link");
+                    self.say(AgentMessage::GoAway(GoAway { reason: "shutting down".to_owned(), drain_ms: None })).await;
+                }
+            }
+            if stopping && self.streams.is_empty() {
+                self.link.close(CloseCode::Away, "shutting down");
+                self.link.closed().await;
+                return Ok(());
+            }
+        }
+    }
+
+    async fn control(&mut self, text: &str) -> Result<(), SessionError> {
+        let (request_id, message) = match ControlMessage::parse(text) {
+            Ok(parsed) => parsed,
+            Err(error) => {
+                tracing::warn!(%error, "unreadable control message");
+                return Ok(());
+            }
+        };
+        match message {
+            ControlMessage::GatewayHello(hello) if hello.use_yamux => {
+                // Streams may follow the acknowledgement at once, so they must be understood before it leaves.
+                self.link.start_streams(if self.registered.tuned { Windows::Tuned } else { Windows::Fixed });
+                let capabilities = CAPABILITIES.iter().map(ToString::to_string).collect();
+                self.say(AgentMessage::GatewayHelloAck(GatewayHelloAck { use_yamux: true, capabilities })).await;
+                self.links.condition.ready();
+            }
+            ControlMessage::Ping => {
+                let pong = AgentMessage::Pong(Pong::now());
+                let request_id = request_id.as_ref().map(protocol::RequestId::as_str);
+                let _gone = self.link.send(pong.encode(request_id)).await;
+            }
+            ControlMessage::Error(report) if report.asks_for_registration() => {
+                return Err(SessionError::Forgotten(report.error));
+            }
+            ControlMessage::Error(report) => tracing::warn!(error = report.error, "the control plane reports an error"),
+            ControlMessage::GoAway(go_away) => {
+                tracing::info!(reason = go_away.reason, "the control plane goes away; reconnecting when it has");
+            }
+            ControlMessage::Unknown { kind } => self.unknown(kind).await,
+            other => tracing::trace!(kind = other.kind(), "control message"),
+        }
+        Ok(())
+    }
+
+    async fn unknown(&mut self, kind: String) {
+        if self.answered_unknown.len() >= UNKNOWN_TYPES || !self.answered_unknown.insert(kind.clone()) {
+            return;
+        }
+        tracing::warn!(kind, "control message of unknown type");
+        let known =
+            ["register_success", "register_in_progress", "heartbeat_ack", "ping", "pong", "gateway_hello", "error"];
+        self.say(AgentMessage::ProtocolFallback(ProtocolFallback {
+            agent_version: self.links.context.version.to_owned(),
+            unknown_type: kind,
+            supported_types: known.iter().map(ToString::to_string).collect(),
+            timestamp: Pong::now().timestamp,
+            protocol_version: "1.0".to_owned(),
+            ..ProtocolFallback::default()
+        }))
+        .await;
+    }
+
+    /// A message that cannot be sent any more is no error here: the end of the link is reported by the link itself.
+    async fn say(&self, message: AgentMessage) {
+        let _gone = self.link.send(message.encode(None)).await;
+    }
+}
+
+/// A link that was up for this long was a good one.
+pub const STABLE: Duration = Duration::from_secs(10);

@@ -1,0 +1,48 @@
+use bytes::Bytes;
+use exchange::{BoxError, Observed, Observer};
+use http_body_util::{Either, Full};
+use runtime::Span;
+
+use crate::metrics::Active;
+use crate::upstream::{RequestBody, Transport};
+
+/// What goes back to the caller: our own error, or the API server's response as it arrives.
+pub type ResponseBody = Observed<Either<Full<Bytes>, exchange::Body<Transport, RequestBody>>, Watch>;
+
+/// What lasts as long as the response does.
+#[derive(Debug)]
+pub struct Watch {
+    /// None while nothing is recorded, which is the usual case.
+    pub spans: Option<Box<Spans>>,
+    pub active: Active,
+}
+
+/// In the order of their ends: the API call before the request that caused it.
+#[derive(Debug)]
+pub struct Spans {
+    pub api: Option<Span>,
+    pub request: Span,
+}
+
+impl Watch {
+    pub fn ours(self, text: Vec<u8>) -> ResponseBody {
+        Observed::new(Either::Left(Full::new(text.into())), self)
+    }
+
+    pub fn api(self, body: exchange::Body<Transport, RequestBody>) -> ResponseBody {
+        Observed::new(Either::Right(body), self)
+    }
+}
+
+impl Observer for Watch {
+    fn sent(&mut self, bytes: usize) {
+        self.active.sent(bytes);
+    }
+
+    fn cut(&mut self, error: &BoxError) {
+        tracing::warn!(%error, "response cut off by the API server");
+        if let Some(spans) = &mut self.spans {
+            spans.request.fail("response cut off by the API server");
+        }
+    }
+}

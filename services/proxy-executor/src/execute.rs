@@ -1,0 +1,191 @@
+use std::error::Error as _;
+use std::sync::Arc;
+
+use exchange::{BoxError, Reply, UpgradeSlot};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Request, Response, StatusCode, Uri};
+use http_body_util::{Either, Empty};
+use hyper::body::Incoming;
+use protocol::{Status, TraceParent, User, hop, identity};
+use runtime::{SpanKind, Tracer};
+
+use crate::body::{ResponseBody, Spans, Watch};
+use crate::metrics::Metrics;
+use crate::options::{Policy, RbacMode};
+use crate::upstream::{Transport, Upstream, UpstreamError};
+
+const IMPERSONATE_USER: HeaderName = HeaderName::from_static("impersonate-user");
+const IMPERSONATE_GROUP: HeaderName = HeaderName::from_static("impersonate-group");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// Runs requests: the same path for a small GET, a watch, an upload and an exec session.
+#[derive(Debug)]
+pub struct Executor {
+    pub upstream: Upstream,
+    pub rbac: RbacMode,
+    pub policy: Policy,
+    pub tracer: Tracer,
+    pub metrics: Arc<Metrics>,
+}
+
+type Slot = UpgradeSlot<exchange::Upgraded<Transport>>;
+
+impl Executor {
+    /// Answers `request`, which has been through the control plane and the link. `parent` is the hop before this one
+    /// when the stream was opened for one traced request.
+    pub async fn execute(
+        &self,
+        request: Request<Incoming>,
+        slot: &Slot,
+        parent: Option<&TraceParent>,
+    ) -> Result<Response<ResponseBody>, BoxError> {
+        let active = self.metrics.begin();
+        let parent = parent.copied().or_else(|| TraceParent::from_headers(request.headers()));
+        let mut span = self.tracer.start("proxy.request", SpanKind::Server, parent.as_ref());
+        let recording = span.is_recording();
+        if recording {
+            span.set("http.request.method", request.method().as_str().to_owned());
+            span.set("url.path", request.uri().path().to_owned());
+        }
+        let mut api_span = None;
+        let outcome = match self.prepare(request) {
+            Ok((request, upgrade)) => {
+                let call = self.tracer.start("kubernetes.api", SpanKind::Client, span.context().as_ref());
+                let request = with_traceparent(request, call.context().or(parent));
+                let outcome = self.send(request, upgrade, slot).await;
+                api_span = recording.then_some(call);
+                outcome
+            }
+            Err(status) => Err(status),
+        };
+        let status = outcome.as_ref().map_or_else(|s| s.http_status(), Response::status);
+        active.answered(status);
+        if recording {
+            span.set("http.response.status_code", i64::from(status.as_u16()));
+        }
+        let mut watch = Watch { spans: recording.then(|| Box::new(Spans { api: api_span, request: span })), active };
+        Ok(match outcome {
+            Ok(response) => {
+                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    watch.active.upgraded();
+                }
+                let (head, upstream) = response.into_parts();
+                let body = match upstream {
+                    Some(body) => watch.api(body),
+                    None => watch.ours(Vec::new()),
+                };
+                Response::from_parts(head, body)
+            }
+            Err(status) => {
+                if status.code >= 500 {
+                    watch.active.upstream_failed();
+                    if let Some(spans) = &mut watch.spans {
+                        spans.request.fail(status.message.clone());
+                    }
+                }
+                error_response(&status, watch)
+            }
+        })
+    }
+
+    /// Turns the request as it came over the link into the one the API server gets.
+    fn prepare(&self, request: Request<Incoming>) -> Result<(Request<Incoming>, bool), Box<Status>> {
+        let (mut head, body) = request.into_parts();
+        let refused = |message: String| Box::new(Status::bad_request(message));
+        let user = User::read_headers(&head.headers).map_err(|e| refused(e.to_string()))?;
+        self.policy.check_user(&user).map_err(|e| Box::new(Status::forbidden(e.to_string())))?;
+        identity::strip(&mut head.headers);
+        head.headers.remove(header::AUTHORIZATION);
+        let upgrade = hop::upgrade_type(&head.headers);
+        let trailers = accepts_trailers(&head.headers);
+        hop::strip_hop_by_hop(&mut head.headers);
+        if let Some(protocol) = &upgrade {
+            head.headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+            head.headers.insert(header::UPGRADE, protocol.clone());
+        }
+        if trailers {
+            head.headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        }
+        if self.rbac == RbacMode::Impersonate {
+            impersonate(&user, &mut head.headers).map_err(refused)?;
+        }
+        head.uri = origin_form(&head.uri).map_err(refused)?;
+        head.version = http::Version::HTTP_11;
+        Ok((Request::from_parts(head, body), upgrade.is_some()))
+    }
+
+    async fn send(
+        &self,
+        request: Request<Incoming>,
+        upgrade: bool,
+        slot: &Slot,
+    ) -> Result<Response<Option<exchange::Body<Transport, crate::upstream::RequestBody>>>, Box<Status>> {
+        // An upgrade request has no body, and its `Incoming` must stay behind for the server to hand over the bytes.
+        let request = request.map(|body| if upgrade { Either::Right(Empty::new()) } else { Either::Left(body) });
+        match self.upstream.send(request).await {
+            Ok(Reply::Response(response)) if response.status() == StatusCode::UNAUTHORIZED => {
+                self.upstream.credentials_refused();
+                Err(Box::new(Status::unavailable(
+                    "the API server refused the agent's own credentials (401); the token file is read again for the next request",
+                )))
+            }
+            Ok(Reply::Response(mut response)) => {
+                hop::strip_hop_by_hop(response.headers_mut());
+                Ok(response.map(Some))
+            }
+            Ok(Reply::Upgraded(response, upstream)) => {
+                slot.put(upstream);
+                Ok(response.map(|()| None))
+            }
+            Err(error) => Err(Box::new(self.describe(&error))),
+        }
+    }
+
+    fn describe(&self, error: &UpstreamError) -> Status {
+        let mut message = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            message = format!("{message}: {cause}");
+            source = cause.source();
+        }
+        tracing::warn!(error = %message, api_server = self.upstream.address(), "request got no answer");
+        if error.unsent() { Status::unavailable(message) } else { Status::bad_gateway(message) }
+    }
+}
+
+fn impersonate(user: &User, headers: &mut HeaderMap) -> Result<(), String> {
+    let value = |name: &str| {
+        HeaderValue::from_bytes(name.as_bytes())
+            .map_err(|_| format!("the name {name:?} cannot be given to the API server: it does not fit a header"))
+    };
+    headers.insert(IMPERSONATE_USER, value(&user.name)?);
+    for group in &user.groups {
+        headers.append(IMPERSONATE_GROUP, value(group)?);
+    }
+    Ok(())
+}
+
+fn accepts_trailers(headers: &HeaderMap) -> bool {
+    headers.get(header::TE).is_some_and(|te| te.as_bytes().windows(8).any(|w| w.eq_ignore_ascii_case(b"trailers")))
+}
+
+fn origin_form(uri: &Uri) -> Result<Uri, String> {
+    match uri.path_and_query() {
+        Some(path) => Ok(Uri::from(path.clone())),
+        None => Err(format!("the request target {uri} has no path")),
+    }
+}
+
+fn with_traceparent(mut request: Request<Incoming>, context: Option<TraceParent>) -> Request<Incoming> {
+    if let Some(context) = context {
+        request.headers_mut().insert(TRACEPARENT, context.to_header_value());
+    }
+    request
+}
+
+fn error_response(status: &Status, watch: Watch) -> Response<ResponseBody> {
+    let mut response = Response::new(watch.ours(status.to_json()));
+    *response.status_mut() = status.http_status();
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(protocol::status::CONTENT_TYPE));
+    response
+}

@@ -1,0 +1,79 @@
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Settings of the proxy-executor.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Options {
+    #[serde(flatten)]
+    pub common: runtime::Common,
+    /// The bus this service takes its requests from.
+    pub bus: bus::Options,
+    /// The API server that requests are run against.
+    pub kubernetes: Kubernetes,
+    /// Whose rights a proxied request has.
+    pub rbac: Rbac,
+    /// What the cluster's owner allows.
+    pub policy: Policy,
+}
+
+impl runtime::Options for Options {
+    const ENV: &'static [(&'static str, &'static str)] = &[];
+
+    fn common(&self) -> &runtime::Common {
+        &self.common
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Kubernetes {
+    /// Address of the API server. Unset: KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT, as in every pod.
+    pub api_url: Option<String>,
+    /// PEM file of the authority that signed the API server's certificate. Re-read when it changes.
+    pub ca_file: PathBuf,
+    /// File with this pod's ServiceAccount token. Re-read, so that a rotated token is used at once.
+    pub token_file: PathBuf,
+    /// Idle API server connections kept for the next request.
+    pub max_idle_connections: usize,
+}
+
+impl Default for Kubernetes {
+    fn default() -> Self {
+        let folder = PathBuf::from("/var/run/secrets/kubernetes.io/serviceaccount");
+        Self {
+            api_url: None,
+            ca_file: folder.join("ca.crt"),
+            token_file: folder.join("token"),
+            max_idle_connections: 256,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rbac {
+    /// `impersonate`: each request runs as the user who made it. `view`, `admin`, `custom`: every request runs as
+    /// this pod's ServiceAccount, with the rights the chart gave it under that name.
+    pub mode: RbacMode,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RbacMode {
+    #[default]
+    Impersonate,
+    View,
+    Admin,
+    Custom,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Policy {
+    /// Let the control plane name users and groups that begin with `system:`. Off by default: `system:masters`
+    /// would bypass every rule of the cluster.
+    pub allow_system_identities: bool,
+}

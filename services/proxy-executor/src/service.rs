@@ -1,0 +1,126 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bus::{Bus, BusStream, OpenHeader};
+use exchange::{BoxError, Reply, UpgradeSlot};
+use http::Request;
+use http_body_util::{Either, Empty};
+use hyper::server::conn::http1;
+use protocol::StreamKind;
+use runtime::Condition;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::execute::Executor;
+use crate::metrics::Metrics;
+use crate::options::Options;
+use crate::upstream::Upstream;
+
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Serves streams from the bus until shutdown, then lets those under way finish.
+pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<()> {
+    let bus = Bus::connect(&options.bus, bus::Service::ProxyExecutor).await.context("cannot use the bus")?;
+    let executor = Arc::new(Executor {
+        upstream: Upstream::new(&options.kubernetes)?,
+        rbac: options.rbac.mode,
+        policy: options.policy.clone(),
+        tracer: context.tracer.clone(),
+        metrics: Metrics::register(&context.meter),
+    });
+    let mut watches = JoinSet::new();
+    watches.spawn(watch_bus(bus.clone(), context.health.condition("bus")));
+    watches.spawn(watch_api(Arc::clone(&executor), context.health.condition("kubernetes")));
+
+    let mut listener = bus.listen(StreamKind::Kube).await.context("cannot serve proxied requests")?;
+    let mut streams = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Some((header, stream)) => {
+                    streams.spawn(serve_stream(Arc::clone(&executor), header, stream, context.shutdown.clone()));
+                }
+                None => anyhow::bail!("the bus stopped delivering requests"),
+            },
+            Some(_finished) = streams.join_next(), if !streams.is_empty() => {}
+            () = context.shutdown.cancelled() => break,
+        }
+    }
+    drop(listener);
+    tracing::info!(streams = streams.len(), "draining");
+    // The process bounds this; what is left then is reset by the bus.
+    while streams.join_next().await.is_some() {}
+    watches.shutdown().await;
+    bus.close().await;
+    Ok(())
+}
+
+async fn serve_stream(executor: Arc<Executor>, header: OpenHeader, stream: BusStream, stop: CancellationToken) {
+    let slot = UpgradeSlot::new();
+    let http = http1::Builder::new();
+    let parent = header.traceparent;
+    let service = {
+        let (executor, slot) = (Arc::clone(&executor), slot.clone());
+        move |request| {
+            let (executor, slot) = (Arc::clone(&executor), slot.clone());
+            async move { executor.execute(request, &slot, parent.as_ref()).await }
+        }
+    };
+    let ended = match exchange::serve(&http, stream, slot, stop.cancelled_owned(), service).await {
+        Ok(Some((client, upstream))) => exchange::relay(client, upstream).await.map(drop).map_err(BoxError::from),
+        Ok(None) => Ok(()),
+        Err(error) => Err(error.into()),
+    };
+    if let Err(error) = ended {
+        let cause = error.source().map(ToString::to_string).unwrap_or_default();
+        tracing::debug!(stream = header.id, %error, cause, "stream ended early");
+    }
+}
+
+async fn watch_bus(bus: Bus, condition: Condition) {
+    let mut status = bus.status();
+    loop {
+        match &*status.borrow_and_update() {
+            bus::Status::Connected => condition.ready(),
+            bus::Status::Disconnected { reason } => condition.not_ready(format!("bus: {reason}")),
+        }
+        if status.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Asks the API server whether it is ready, the way a proxied request would, and empties the pool of dead connections.
+async fn watch_api(executor: Arc<Executor>, condition: Condition) {
+    let mut ticks = interval(PROBE_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        executor.upstream.sweep();
+        match timeout(PROBE_TIMEOUT, probe(&executor)).await {
+            Ok(Ok(())) => condition.ready(),
+            Ok(Err(reason)) => condition.not_ready(reason),
+            Err(_) => condition.not_ready(format!("API server gave no answer in {} s", PROBE_TIMEOUT.as_secs())),
+        }
+    }
+}
+
+async fn probe(executor: &Executor) -> Result<(), String> {
+    let request = Request::get("/readyz").body(Either::Right(Empty::new())).map_err(|e| e.to_string())?;
+    match executor.upstream.send(request).await {
+        Ok(Reply::Response(response)) => {
+            // Reading to the end gives the connection back to the pool.
+            let status = response.status();
+            let _text = http_body_util::BodyExt::collect(response.into_body()).await.map_err(|e| e.to_string())?;
+            if status.is_success() { Ok(()) } else { Err(format!("API server answers /readyz with {status}")) }
+        }
+        Ok(Reply::Upgraded(..)) => Err("API server answers /readyz with an upgrade".to_owned()),
+        Err(error) => {
+            let cause = std::error::Error::source(&error).map(|s| format!(": {s}")).unwrap_or_default();
+            Err(format!("{error}{cause}"))
+        }
+    }
+}

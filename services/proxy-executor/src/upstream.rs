@@ -1,0 +1,171 @@
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use exchange::{Connection, Pool, PoolLimits, Reply, SendError};
+use http::uri::{Authority, Scheme};
+use http::{HeaderValue, Request, Uri, header};
+use http_body_util::{Either, Empty};
+use hyper::body::Incoming;
+use rustls::pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::credentials::{CaFile, CredentialError, TokenFile};
+use crate::options::Kubernetes;
+
+pub type RequestBody = Either<Incoming, Empty<Bytes>>;
+pub type Transport = tokio_util::either::Either<TlsStream<TcpStream>, TcpStream>;
+pub type ApiReply = Reply<Transport, RequestBody>;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The API server closes a connection that was idle for 90 s.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The API server: where it is, how it is trusted, and the connections that wait for the next request.
+#[derive(Debug)]
+pub struct Upstream {
+    scheme: Scheme,
+    authority: Authority,
+    host: HeaderValue,
+    ca: CaFile,
+    token: TokenFile,
+    pool: Arc<Pool<Transport, RequestBody>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum AddressError {
+    #[error("the API server's address is not known: set kubernetes.api_url, or run in a pod")]
+    Unset,
+    #[error("{0:?} is not an address of an API server: expected https://HOST:PORT")]
+    Malformed(String),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    #[error(transparent)]
+    Credential(#[from] CredentialError),
+    #[error("cannot connect to the API server at {address}")]
+    Connect { address: String, source: io::Error },
+    #[error("TLS handshake with the API server at {address} failed")]
+    Tls { address: String, source: io::Error },
+    #[error("no connection to the API server at {address} within {}s", CONNECT_TIMEOUT.as_secs())]
+    ConnectTimeout { address: String },
+    #[error("the API server's connection failed before it answered")]
+    Exchange(#[source] hyper::Error),
+    #[error("the API server closed each connection before the request was sent")]
+    Closed,
+}
+
+impl UpstreamError {
+    /// The request certainly had no effect.
+    pub fn unsent(&self) -> bool {
+        !matches!(self, Self::Exchange(_))
+    }
+}
+
+impl Upstream {
+    pub fn new(options: &Kubernetes) -> Result<Self, AddressError> {
+        let url = match &options.api_url {
+            Some(url) => url.clone(),
+            None => in_cluster_url().ok_or(AddressError::Unset)?,
+        };
+        let malformed = || AddressError::Malformed(url.clone());
+        let parts = url.parse::<Uri>().map_err(|_| malformed())?.into_parts();
+        let scheme = parts.scheme.filter(|s| *s == Scheme::HTTPS || *s == Scheme::HTTP).ok_or_else(malformed)?;
+        let authority = parts.authority.ok_or_else(malformed)?;
+        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| malformed())?;
+        Ok(Self {
+            scheme,
+            authority,
+            host,
+            ca: CaFile::new(options.ca_file.clone()),
+            token: TokenFile::new(options.token_file.clone()),
+            pool: Pool::new(PoolLimits { max_idle: options.max_idle_connections, idle_timeout: IDLE_TIMEOUT }),
+        })
+    }
+
+    pub fn address(&self) -> &str {
+        self.authority.as_str()
+    }
+
+    /// Sends `request` (origin-form URI) with this pod's credentials. A pooled connection that turns out to be
+    /// closed before anything was sent is replaced by a new one.
+    pub async fn send(&self, mut request: Request<RequestBody>) -> Result<ApiReply, UpstreamError> {
+        request.headers_mut().insert(header::HOST, self.host.clone());
+        if self.scheme == Scheme::HTTPS {
+            request.headers_mut().insert(header::AUTHORIZATION, self.token.header()?);
+        }
+        while let Some(connection) = self.pool.take() {
+            match connection.send(request, Some(Arc::clone(&self.pool))).await {
+                Ok(reply) => return Ok(reply),
+                Err(SendError::Unsent(unsent)) => request = *unsent,
+                Err(SendError::Failed(source)) => return Err(UpstreamError::Exchange(source)),
+            }
+        }
+        let connection = Box::new(Connection::new(self.connect().await?).await.map_err(UpstreamError::Exchange)?);
+        match connection.send(request, Some(Arc::clone(&self.pool))).await {
+            Ok(reply) => Ok(reply),
+            Err(SendError::Unsent(_)) => Err(UpstreamError::Closed),
+            Err(SendError::Failed(source)) => Err(UpstreamError::Exchange(source)),
+        }
+    }
+
+    /// The API server did not accept our token.
+    pub fn credentials_refused(&self) {
+        self.token.forget();
+    }
+
+    pub fn sweep(&self) {
+        self.pool.sweep();
+    }
+
+    pub fn idle_connections(&self) -> usize {
+        self.pool.idle()
+    }
+
+    async fn connect(&self) -> Result<Transport, UpstreamError> {
+        timeout(CONNECT_TIMEOUT, self.connect_unbounded())
+            .await
+            .unwrap_or_else(|_| Err(UpstreamError::ConnectTimeout { address: self.authority.to_string() }))
+    }
+
+    async fn connect_unbounded(&self) -> Result<Transport, UpstreamError> {
+        let address = || self.authority.to_string();
+        let host = self.authority.host().trim_start_matches('[').trim_end_matches(']');
+        let https = self.scheme == Scheme::HTTPS;
+        let port = self.authority.port_u16().unwrap_or(if https { 443 } else { 80 });
+        let tcp = TcpStream::connect((host, port))
+            .await
+            .and_then(|tcp| tune(&tcp).map(|()| tcp))
+            .map_err(|source| UpstreamError::Connect { address: address(), source })?;
+        if !https {
+            return Ok(Transport::Right(tcp));
+        }
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|e| UpstreamError::Tls { address: address(), source: io::Error::other(e) })?;
+        TlsConnector::from(self.ca.client_config()?)
+            .connect(name, tcp)
+            .await
+            .map(Transport::Left)
+            .map_err(|source| UpstreamError::Tls { address: address(), source })
+    }
+}
+
+/// A dead API server is noticed within about 30 s even while a watch is silent.
+fn tune(tcp: &TcpStream) -> io::Result<()> {
+    tcp.set_nodelay(true)?;
+    let keepalive =
+        TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5)).with_retries(3);
+    SockRef::from(tcp).set_tcp_keepalive(&keepalive)
+}
+
+fn in_cluster_url() -> Option<String> {
+    let host = std::env::var("KUBERNETES_SERVICE_HOST").ok()?;
+    let port = std::env::var("KUBERNETES_SERVICE_PORT").unwrap_or_else(|_| "443".into());
+    Some(if host.contains(':') { format!("https://[{host}]:{port}") } else { format!("https://{host}:{port}") })
+}

@@ -30,12 +30,13 @@ PIPEOPS_DATA_DIR: /var/lib/pipeops
 PIPEOPS_LOG_LEVEL: {{ .Values.logging.level }}
 PIPEOPS_LOG_FORMAT: {{ .Values.logging.format }}
 PIPEOPS_SHUTDOWN_TIMEOUT: {{ sub (int .Values.terminationGracePeriodSeconds) 5 }}s
-{{- with .Values.publicUrl }}
-PIPEOPS_PUBLIC_URL: {{ . | quote }}
-{{- end }}
 {{- if .Values.tls.secretName }}
 PIPEOPS_TLS_CERT_FILE: /etc/pipeops/tls/tls.crt
 PIPEOPS_TLS_KEY_FILE: /etc/pipeops/tls/tls.key
+{{- else }}
+{{- $service := include "control-plane.name" . }}
+{{- $inside := printf "%s.%s" $service .Release.Namespace }}
+PIPEOPS_TLS_NAMES: {{ concat .Values.tls.names (list $service $inside (printf "%s.svc" $inside) (printf "%s.svc.cluster.local" $inside)) | join "," | quote }}
 {{- end }}
 {{- with .Values.telemetry.otlpEndpoint }}
 PIPEOPS_TELEMETRY_OTLP_ENDPOINT: {{ . | quote }}

@@ -13,11 +13,11 @@ rules:
   - apiGroups: [""]
     resources: [configmaps]
     resourceNames: [{{ $state.configMapName | quote }}]
-    verbs: [get, update, patch]
+    verbs: [get, update]
   - apiGroups: [""]
     resources: [secrets]
     resourceNames: [{{ $state.secretName | quote }}]
-    verbs: [get, update, patch]
+    verbs: [get, update]
   # The name of an object that is being created cannot be restricted: the API server does not know it yet.
   - apiGroups: [""]
     resources: [configmaps, secrets]

@@ -1,1 +1,41 @@
+//! The lab: the real parts (etcd, kube-apiserver, kube-controller-manager, nats-server, helm, kubectl) and the product's services as
+//! processes of this machine.
+//!
+//! ```text
+//!   parts ──► cluster (etcd, kube-apiserver, kube-controller-manager) ──► helm install of the chart
+//!                                                                            │ read back from the API server
+//!   control-plane (a plain process outside the cluster)                      ▼
+//!        ▲───────────── link ──────────── workload: one process per container, started as a kubelet would
+//! ```
+//!
+//! There is no node: the lab plays kubelet (env, volumes, tokens), DNS and kube-proxy (Service names become local ports). So what runs
+//! is what the chart renders, and nothing about a service is configured here. [`Lab`] is what tests and benches use; `cargo lab` is
+//! [`cli`] over it. The lab knows the services only by their charts, binaries and HTTP endpoints.
 
+pub mod cli;
+mod cluster;
+mod control_plane;
+mod folders;
+mod kubeconfig;
+mod lab;
+mod parts;
+mod pki;
+mod ports;
+mod process;
+mod progress;
+mod run;
+mod services;
+mod state;
+mod tokens;
+mod wait;
+mod workload;
+
+pub use crate::{
+    folders::workspace,
+    lab::{Lab, Options},
+    parts::{Found, Part, Parts},
+    process::{Health, Process, Spawner, Spec},
+    progress::Progress,
+    run::{Output, Tool},
+    wait::until,
+};

@@ -1,0 +1,144 @@
+//! `cargo lab up`.
+
+use super::{Up, show};
+use crate::{
+    lab::{self, Lab, Options},
+    progress::Progress,
+    state::{Phase, State},
+};
+use anyhow::{Context, Result, bail};
+use std::{
+    fs::File,
+    io::{Read, Write},
+    os::unix::process::CommandExt,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+use tokio::signal::unix::{SignalKind, signal};
+
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Long enough for a first run that builds every part.
+const UP_WITHIN: Duration = Duration::from_secs(3600);
+
+pub(super) async fn run(options: Up) -> Result<()> {
+    if options.detach { detach(&options).await } else { stay(options).await }
+}
+
+async fn stay(options: Up) -> Result<()> {
+    let mut interrupted = signal(SignalKind::interrupt()).context("cannot wait for Ctrl-C")?;
+    let mut terminated = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let asked_to_stop = async {
+        tokio::select! {
+            _ = interrupted.recv() => {}
+            _ = terminated.recv() => {}
+        }
+    };
+    let mut asked_to_stop = std::pin::pin!(asked_to_stop);
+
+    let started = Instant::now();
+    let start = Lab::start(Options {
+        kubeconfig: options.kubeconfig,
+        services: !options.no_services,
+        current: true,
+        progress: Progress::detect(),
+        ..Options::default()
+    });
+    let lab = tokio::select! {
+        lab = start => lab?,
+        () = &mut asked_to_stop => {
+            eprintln!("stopped before it was up");
+            return Ok(());
+        }
+    };
+    let summary = summary(&lab, started.elapsed()).await?;
+    lab.finish_start(&summary)?;
+    if options.background {
+        println!("up");
+        asked_to_stop.await;
+    } else {
+        println!("{summary}");
+        tokio::select! {
+            () = show::live(&lab) => {}
+            () = &mut asked_to_stop => {}
+        }
+    }
+    eprintln!("stopping");
+    // A second Ctrl-C does not wait: what still runs ends with this process.
+    tokio::select! {
+        result = lab.stop() => result,
+        _ = interrupted_again() => bail!("stopped at once"),
+    }
+}
+
+async fn interrupted_again() -> Option<()> {
+    signal(SignalKind::interrupt()).ok()?.recv().await
+}
+
+/// The proxied request, its answer, and what to try next.
+async fn summary(lab: &Lab, took: Duration) -> Result<String> {
+    let args = ["get", "namespaces"];
+    let (through, answer) = match lab.proxied() {
+        Ok(kubectl) => ("through the agent", kubectl.stdout(&args).await?),
+        Err(_) => ("straight to the API server", lab.direct().stdout(&args).await?),
+    };
+    let file = lab.kubeconfig().unwrap_or(lab.kubeconfig_direct());
+    Ok(format!(
+        "\n$ kubectl {} ({through})\n{answer}\nUp in {:.1} s. kubeconfig: {}\nTry next:\n  \
+         export KUBECONFIG={}\n  {} auth whoami\n  {} create deployment hello --image=hello --replicas=2\n",
+        args.join(" "),
+        took.as_secs_f32(),
+        file.display(),
+        file.display(),
+        lab.parts().path("kubectl")?.display(),
+        lab.parts().path("kubectl")?.display(),
+    ))
+}
+
+/// Starts this program once more in the background, and shows what it says until it is up.
+async fn detach(options: &Up) -> Result<()> {
+    let folder = lab::current()?;
+    if let Some(owner) = State::read(&folder)?.as_ref().and_then(State::owner) {
+        bail!("a lab is up already (process {}). `cargo lab status` shows it, `cargo lab down` stops it.", owner.pid);
+    }
+    // Beside the run folder: that is emptied at the start.
+    let log_path = folder.with_extension("log");
+    let log = File::create(&log_path).with_context(|| format!("cannot write {}", log_path.display()))?;
+    let mut reader = File::open(&log_path).with_context(|| format!("cannot read {}", log_path.display()))?;
+    let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
+    command.args(["up", "--background"]);
+    if let Some(kubeconfig) = &options.kubeconfig {
+        command.arg("--kubeconfig").arg(kubeconfig);
+    }
+    if options.no_services {
+        command.arg("--no-services");
+    }
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().context("cannot share the log file")?)
+        .stderr(log)
+        .process_group(0)
+        .spawn()
+        .context("cannot start the background process")?;
+
+    let started = Instant::now();
+    loop {
+        let ended = child.try_wait().context("cannot watch the background process")?;
+        let mut said = String::new();
+        reader.read_to_string(&mut said).context("cannot read the background process's log")?;
+        eprint!("{said}");
+        std::io::stderr().flush()?;
+        if let Some(status) = ended {
+            bail!("the lab did not come up ({status}); see {}", log_path.display());
+        }
+        if let Some(state) = State::read(&folder)?.filter(|state| state.owner().is_some_and(|o| o.pid == child.id()))
+            && state.phase == Phase::Up
+        {
+            println!("{}\n`cargo lab status` shows it, `cargo lab down` stops it.", state.summary);
+            return Ok(());
+        }
+        if started.elapsed() > UP_WITHIN {
+            bail!("the lab is not up after {UP_WITHIN:?}; `cargo lab down` stops it; see {}", log_path.display());
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}

@@ -1,0 +1,113 @@
+//! Building the product's services.
+
+use crate::{folders, progress::Progress};
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    path::PathBuf,
+    process::Stdio,
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, BufReader},
+    process::Command,
+};
+
+const LINES_KEPT: usize = 60;
+
+/// The services' programs, by name.
+#[derive(Clone, Debug)]
+pub(crate) struct Services {
+    binaries: BTreeMap<String, PathBuf>,
+}
+
+/// The one kind of cargo's messages that names a program.
+#[derive(Deserialize)]
+struct Artifact {
+    target: Target,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+}
+
+impl Services {
+    /// Builds every folder of `services/` that is a package, in the profile that ships.
+    pub(crate) async fn build(progress: &Progress) -> Result<Self> {
+        let packages = packages()?;
+        let step = progress.step("services", "cargo build --release");
+        let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        command.args(["build", "--release", "--message-format=json-render-diagnostics"]);
+        for package in &packages {
+            command.args(["--package", package]);
+        }
+        command
+            .current_dir(folders::workspace())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        let mut child = command.spawn().context("cannot run cargo build")?;
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let mut tail = VecDeque::new();
+        let (binaries, shown) = tokio::join!(artifacts(stdout), async {
+            let mut crates = 0_u32;
+            let Some(stderr) = stderr else { return Ok(()) };
+            let mut lines = BufReader::new(stderr).lines();
+            while let Some(line) = lines.next_line().await? {
+                crates += u32::from(line.trim_start().starts_with("Compiling"));
+                step.at(&format!("{crates} crates, {}", line.trim()));
+                if tail.len() == LINES_KEPT {
+                    tail.pop_front();
+                }
+                tail.push_back(line);
+            }
+            std::io::Result::Ok(())
+        });
+        shown.context("cannot read what cargo build says")?;
+        let status = child.wait().await.context("cannot wait for cargo build")?;
+        if !status.success() {
+            step.failed("the services do not build");
+            bail!("cargo build ended with {status}:\n{}", Vec::from(tail).join("\n"));
+        }
+        step.done(&packages.join(", "));
+        Ok(Self { binaries: binaries? })
+    }
+
+    /// Names and files.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &PathBuf)> {
+        self.binaries.iter().map(|(name, file)| (name.as_str(), file))
+    }
+
+    /// The file of a service's program.
+    pub(crate) fn path(&self, name: &str) -> Result<PathBuf> {
+        self.binaries.get(name).cloned().with_context(|| format!("services/ has no package with a program {name:?}"))
+    }
+}
+
+fn packages() -> Result<Vec<String>> {
+    let folder = folders::workspace().join("services");
+    let mut packages = Vec::new();
+    for entry in std::fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))? {
+        let entry = entry?;
+        if entry.path().join("Cargo.toml").is_file() {
+            packages.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    packages.sort();
+    Ok(packages)
+}
+
+async fn artifacts(stdout: Option<impl AsyncRead + Unpin>) -> Result<BTreeMap<String, PathBuf>> {
+    let mut binaries = BTreeMap::new();
+    let Some(stdout) = stdout else { return Ok(binaries) };
+    let mut lines = BufReader::new(stdout).lines();
+    while let Some(line) = lines.next_line().await.context("cannot read what cargo build says")? {
+        if let Ok(Artifact { target, executable: Some(file) }) = serde_json::from_str(&line) {
+            binaries.insert(target.name, file);
+        }
+    }
+    Ok(binaries)
+}

@@ -16,12 +16,13 @@ helm upgrade --install "$release" "$here/../charts/pipeops-agent" --namespace "$
   --set gateway-link.enabled=false --set nats.enabled=false --set bus.url=nats://nats:4222 \
   --set proxy-executor.replicaCount=0 --set state-keeper.replicaCount=0 "$@" >/dev/null
 
+# The containers run as another user than the one who runs this: the files are open, the folder around them is not.
+mkdir -p "$folder/files"
+chmod 700 "$folder"
 umask 022
-mkdir -p "$folder"
-# The containers run as another user than the one who runs this.
-kubectl -n "$namespace" get configmap kube-root-ca.crt -o 'jsonpath={.data.ca\.crt}' >"$folder/ca.crt"
+kubectl -n "$namespace" get configmap kube-root-ca.crt -o 'jsonpath={.data.ca\.crt}' >"$folder/files/ca.crt"
 for service in proxy-executor state-keeper; do
-  kubectl -n "$namespace" create token "$release-$service" --duration 8h >"$folder/$service.token"
+  kubectl -n "$namespace" create token "$release-$service" --duration 8h >"$folder/files/$service.token"
 done
 url=$(kubectl config view --minify --flatten -o 'jsonpath={.clusters[0].cluster.server}')
 printf 'PIPEOPS_KUBERNETES_API_URL=%s\n' "$url" >"$folder/env"

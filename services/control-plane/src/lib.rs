@@ -1,1 +1,28 @@
+//! control-plane: where agents dial in, and users reach their clusters.
+//!
+//! ```text
+//!   user ── TLS, HTTP/1.1 or 2 ──► server ─► route ─┬─ proxy ─► Clusters: a live link ─► kube stream ─► agent
+//!                                                   └─ rest      ▲
+//!   agent ── WebSocket ───────────► server ─► agent ─────────────┘ register, hello, heartbeats
+//! ```
+//!
+//! It owns the tokens (stored hashed), the clusters' identities, and the links while they are up. It decides who may
+//! reach which cluster; what a user may do there is decided in the cluster. It never buffers a body.
 
+mod agent;
+mod auth;
+pub mod cli;
+mod clusters;
+mod listener;
+mod metrics;
+mod options;
+mod proxy;
+mod reply;
+mod rest;
+mod route;
+mod service;
+mod store;
+mod tls;
+
+pub use options::Options;
+pub use service::run;

@@ -68,7 +68,7 @@ impl Forwarder {
         let first = if first.is_empty() { next_chunk(&mut stream).await?.unwrap_or_default() } else { first };
         let mut link_span = self.tracer.start("link.stream", SpanKind::Server, header.traceparent.as_ref());
         let mut bus_span = self.tracer.start("bus.stream", SpanKind::Client, link_span.context().as_ref());
-        let open = OpenHeader { id: header.id.clone(), traceparent: bus_span.context(), ..OpenHeader::default() };
+        let open = OpenHeader { id: header.id.to_string(), traceparent: bus_span.context(), ..OpenHeader::default() };
         self.metrics.copied(Pumped { up: first.len() as u64, down: 0 });
         let bus = match self.bus.open(StreamKind::Kube, open, first).await {
             Ok(bus) => bus,

@@ -1,8 +1,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
-use opentelemetry::KeyValue;
 use opentelemetry::metrics::Meter;
+use runtime::instruments::Instruments;
 
 use crate::pump::Pumped;
 
@@ -38,56 +38,28 @@ pub struct Metrics {
 
 impl Metrics {
     pub fn register(meter: &Meter) -> Arc<Self> {
-        let metrics = Arc::new(Self::default());
-        let gauges: [(&'static str, &'static str, fn(&Self) -> &AtomicI64); 2] = [
-            ("pipeops_agent_connection_state", "0 disconnected, 1 connecting, 2 connected, 3 reconnecting", |m| {
+        let causes = ("type", ["dial_error", "header_error", "copy_error"]);
+        Instruments::of(meter, &Arc::new(Self::default()))
+            .gauge("pipeops_agent_connection_state", "0 disconnected, 1 connecting, 2 connected, 3 reconnecting", |m| {
                 &m.state
-            }),
-            ("pipeops_agent_yamux_active_streams", "Streams open on the link", |m| &m.active_streams),
-        ];
-        for (name, description, value) in gauges {
-            let m = Arc::clone(&metrics);
-            let _gauge = meter
-                .i64_observable_gauge(name)
-                .with_description(description)
-                .with_callback(move |o| o.observe(value(&m).load(Relaxed), &[]))
-                .build();
-        }
-        let counters: [(&'static str, &'static str, fn(&Self) -> &AtomicU64); 4] = [
-            ("pipeops_agent_websocket_reconnections", "Links established after one was lost", |m| &m.reconnections),
-            ("pipeops_agent_heartbeat_success", "Heartbeats sent", |m| &m.heartbeats),
-            ("pipeops_agent_heartbeat_failures", "Heartbeats that could not be sent", |m| &m.heartbeat_failures),
-            ("pipeops_agent_yamux_streams_accepted", "Streams the control plane has opened", |m| &m.accepted_streams),
-        ];
-        for (name, description, value) in counters {
-            let m = Arc::clone(&metrics);
-            let _counter = meter
-                .u64_observable_counter(name)
-                .with_description(description)
-                .with_callback(move |o| o.observe(value(&m).load(Relaxed), &[]))
-                .build();
-        }
-        let m = Arc::clone(&metrics);
-        let _errors = meter
-            .u64_observable_counter("pipeops_agent_yamux_stream_errors")
-            .with_description("Streams that ended early")
-            .with_callback(move |o| {
-                for (kind, count) in ["dial_error", "header_error", "copy_error"].iter().zip(&m.stream_errors) {
-                    o.observe(count.load(Relaxed), &[KeyValue::new("type", *kind)]);
-                }
             })
-            .build();
-        let m = Arc::clone(&metrics);
-        let _bytes = meter
-            .u64_observable_counter("pipeops_agent_yamux_bytes")
-            .with_description("Bytes carried by streams: in from the control plane, out towards it")
-            .with_callback(move |o| {
-                for (direction, count) in ["in", "out"].iter().zip(&m.bytes) {
-                    o.observe(count.load(Relaxed), &[KeyValue::new("direction", *direction)]);
-                }
+            .gauge("pipeops_agent_yamux_active_streams", "Streams open on the link", |m| &m.active_streams)
+            .counter("pipeops_agent_websocket_reconnections", "Links established after one was lost", |m| {
+                &m.reconnections
             })
-            .build();
-        metrics
+            .counter("pipeops_agent_heartbeat_success", "Heartbeats sent", |m| &m.heartbeats)
+            .counter("pipeops_agent_heartbeat_failures", "Heartbeats that could not be sent", |m| &m.heartbeat_failures)
+            .counter("pipeops_agent_yamux_streams_accepted", "Streams the control plane has opened", |m| {
+                &m.accepted_streams
+            })
+            .counters("pipeops_agent_yamux_stream_errors", "Streams that ended early", causes, |m| &m.stream_errors)
+            .counters(
+                "pipeops_agent_yamux_bytes",
+                "Bytes carried by streams: in from the control plane, out towards it",
+                ("direction", ["in", "out"]),
+                |m| &m.bytes,
+            )
+            .registered()
     }
 
     pub fn state(&self, state: ConnectionState) {

@@ -1,5 +1,5 @@
 use bytes::Bytes;
-use exchange::{BoxError, Observed, Observer};
+use exchange::{BodyError, Observed, Observer};
 use http_body_util::{Either, Full};
 use runtime::Span;
 
@@ -17,11 +17,12 @@ pub struct Watch {
     pub active: Active,
 }
 
-/// In the order of their ends: the API call before the request that caused it.
+/// Both last as long as the response.
 #[derive(Debug)]
 pub struct Spans {
-    pub api: Option<Span>,
     pub request: Span,
+    /// The call to the API server; none if it was not made.
+    pub api: Option<Span>,
 }
 
 impl Watch {
@@ -39,10 +40,12 @@ impl Observer for Watch {
         self.active.sent(bytes);
     }
 
-    fn cut(&mut self, error: &BoxError) {
+    fn cut(&mut self, error: &BodyError) {
         tracing::warn!(%error, "response cut off by the API server");
         if let Some(spans) = &mut self.spans {
-            spans.request.fail("response cut off by the API server");
+            for span in std::iter::once(&mut spans.request).chain(&mut spans.api) {
+                span.fail("response cut off by the API server");
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 use std::error::Error as _;
 use std::sync::Arc;
 
-use exchange::{BoxError, Reply, UpgradeSlot};
+use exchange::{Reply, UpgradeSlot};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode, Uri};
 use http_body_util::{Either, Empty};
@@ -38,7 +38,7 @@ impl Executor {
         request: Request<Incoming>,
         slot: &Slot,
         parent: Option<&TraceParent>,
-    ) -> Result<Response<ResponseBody>, BoxError> {
+    ) -> Response<ResponseBody> {
         let active = self.metrics.begin();
         let parent = parent.copied().or_else(|| TraceParent::from_headers(request.headers()));
         let mut span = self.tracer.start("proxy.request", SpanKind::Server, parent.as_ref());
@@ -64,7 +64,7 @@ impl Executor {
             span.set("http.response.status_code", i64::from(status.as_u16()));
         }
         let mut watch = Watch { spans: recording.then(|| Box::new(Spans { api: api_span, request: span })), active };
-        Ok(match outcome {
+        match outcome {
             Ok(response) => {
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                     watch.active.upgraded();
@@ -85,7 +85,7 @@ impl Executor {
                 }
                 error_response(&status, watch)
             }
-        })
+        }
     }
 
     /// Turns the request as it came over the link into the one the API server gets.

@@ -1,8 +1,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
-use opentelemetry::KeyValue;
 use opentelemetry::metrics::Meter;
+use runtime::instruments::{Instruments, STATUS_CLASSES, count_status};
 
 /// Counted in plain atomics, so that a request costs a few additions; read when somebody scrapes.
 #[derive(Debug, Default)]
@@ -14,45 +14,25 @@ pub struct Metrics {
     upgrades: AtomicU64,
 }
 
-const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
-
 impl Metrics {
     pub fn register(meter: &Meter) -> Arc<Self> {
-        let metrics = Arc::new(Self::default());
-        let m = Arc::clone(&metrics);
-        let _active = meter
-            .i64_observable_gauge("pipeops_agent_proxy_requests_active")
-            .with_description("Proxied requests under way, watches and sessions included")
-            .with_callback(move |o| o.observe(m.active.load(Relaxed), &[]))
-            .build();
-        let m = Arc::clone(&metrics);
-        let _requests = meter
-            .u64_observable_counter("pipeops_agent_proxy_requests")
-            .with_description("Proxied requests answered, by class of their status")
-            .with_callback(move |o| {
-                for (class, count) in CLASSES.iter().zip(&m.by_class) {
-                    o.observe(count.load(Relaxed), &[KeyValue::new("class", *class)]);
-                }
-            })
-            .build();
-        let counters: [(&'static str, &'static str, fn(&Self) -> &AtomicU64); 3] = [
-            ("pipeops_agent_kubernetes_api_errors", "Requests that got no answer from the API server", |m| {
+        Instruments::of(meter, &Arc::new(Self::default()))
+            .gauge(
+                "pipeops_agent_proxy_requests_active",
+                "Proxied requests under way, watches and sessions included",
+                |m| &m.active,
+            )
+            .counters("pipeops_agent_proxy_requests", "Proxied requests answered", STATUS_CLASSES, |m| &m.by_class)
+            .counter("pipeops_agent_kubernetes_api_errors", "Requests that got no answer from the API server", |m| {
                 &m.upstream_errors
-            }),
-            ("pipeops_agent_proxy_response_bytes", "Bytes of response bodies sent back", |m| &m.response_bytes),
-            ("pipeops_agent_proxy_upgrades", "Requests that became exec, attach or port-forward sessions", |m| {
-                &m.upgrades
-            }),
-        ];
-        for (name, description, counter) in counters {
-            let m = Arc::clone(&metrics);
-            let _counter = meter
-                .u64_observable_counter(name)
-                .with_description(description)
-                .with_callback(move |o| o.observe(counter(&m).load(Relaxed), &[]))
-                .build();
-        }
-        metrics
+            })
+            .counter("pipeops_agent_proxy_response_bytes", "Bytes of response bodies sent back", |m| &m.response_bytes)
+            .counter(
+                "pipeops_agent_proxy_upgrades",
+                "Requests that became exec, attach or port-forward sessions",
+                |m| &m.upgrades,
+            )
+            .registered()
     }
 
     pub fn begin(self: &Arc<Self>) -> Active {
@@ -67,10 +47,7 @@ pub struct Active(Arc<Metrics>);
 
 impl Active {
     pub fn answered(&self, status: http::StatusCode) {
-        let class = usize::from(status.as_u16() / 100).saturating_sub(1);
-        if let Some(count) = self.0.by_class.get(class) {
-            count.fetch_add(1, Relaxed);
-        }
+        count_status(&self.0.by_class, status.as_u16());
     }
 
     pub fn upgraded(&self) {

@@ -124,10 +124,6 @@ impl Upstream {
         self.pool.sweep();
     }
 
-    pub fn idle_connections(&self) -> usize {
-        self.pool.idle()
-    }
-
     async fn connect(&self) -> Result<Transport, UpstreamError> {
         timeout(CONNECT_TIMEOUT, self.connect_unbounded())
             .await

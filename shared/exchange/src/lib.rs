@@ -27,3 +27,8 @@ pub use serve::{UpgradeSlot, serve};
 
 /// What a body's error must convert to; hyper's own bound, spelled once.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a response body broke off.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct BodyError(pub BoxError);

@@ -4,14 +4,14 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
-use crate::BoxError;
+use crate::{BodyError, BoxError};
 
 /// Told what becomes of a response; dropped with it, which is how it learns the end.
 pub trait Observer {
     /// Bytes of the body were handed on.
     fn sent(&mut self, bytes: usize);
     /// The body broke off: what the client has is incomplete.
-    fn cut(&mut self, error: &BoxError);
+    fn cut(&mut self, error: &BodyError);
 }
 
 /// A response body under observation.
@@ -34,9 +34,9 @@ where
     O: Observer + Unpin,
 {
     type Data = Bytes;
-    type Error = BoxError;
+    type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         Pin::new(&mut this.body).poll_frame(cx).map(|frame| {
             frame.map(|frame| match frame {
@@ -45,7 +45,7 @@ where
                     Ok(frame)
                 }
                 Err(error) => {
-                    let error = error.into();
+                    let error = BodyError(error.into());
                     this.observer.cut(&error);
                     Err(error)
                 }

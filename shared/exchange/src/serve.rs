@@ -1,3 +1,4 @@
+use std::convert::Infallible;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +12,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
-use crate::{BoxError, Upgraded};
+use crate::{BodyError, Upgraded};
 
 /// Where a service leaves what is to happen after its 101: the upstream half of a session, for instance.
 #[derive(Debug)]
@@ -60,11 +61,16 @@ pub async fn serve<T, U, F, Fut, B>(
 where
     T: AsyncRead + AsyncWrite + Unpin,
     F: Fn(Request<Incoming>) -> Fut + Unpin,
-    Fut: Future<Output = Result<Response<B>, BoxError>>,
-    B: HttpBody<Data = Bytes> + 'static,
-    B::Error: Into<BoxError>,
+    Fut: Future<Output = Response<B>>,
+    B: HttpBody<Data = Bytes, Error = BodyError> + 'static,
 {
-    let mut connection = http.serve_connection(TokioIo::new(io), service_fn(|request| Box::pin(service(request))));
+    let mut connection = http.serve_connection(
+        TokioIo::new(io),
+        service_fn(|request| {
+            let response = service(request);
+            Box::pin(async { Ok::<_, Infallible>(response.await) })
+        }),
+    );
     let mut stop = pin!(stop);
     let mut stopped = false;
     std::future::poll_fn(|cx| {

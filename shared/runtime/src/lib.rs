@@ -12,6 +12,7 @@
 pub mod config;
 mod context;
 mod health;
+pub mod instruments;
 mod logs;
 mod metrics;
 mod options;

@@ -1,0 +1,252 @@
+//! The control plane's side of a link: registration, hello, heartbeats; then streams.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use mux::{CloseCode, Closed, Incoming, Link, Role, Windows};
+use protocol::message::{ErrorReport, GatewayHello, Register, RegisterSuccess, YamuxConfig};
+use protocol::{AgentMessage, ControlMessage, RequestId, capability};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::JoinSet;
+use tokio::time::{interval, timeout};
+use tokio_tungstenite::WebSocketStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::auth::{Grant, TokenRecord, Tokens};
+use crate::clusters::{AgentLink, Cluster, Clusters};
+use crate::metrics::Metrics;
+use crate::options;
+
+const REGISTER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How soon a revoked token ends its links.
+const TOKEN_CHECK: Duration = Duration::from_secs(1);
+/// The window that every yamux has from the start; larger ones are for peers that say `streams/2`.
+const LEGACY_WINDOW: u64 = 256 * 1024;
+
+/// What agents' links need.
+#[derive(Debug)]
+pub struct Agents {
+    pub tokens: Arc<Tokens>,
+    pub clusters: Arc<Clusters>,
+    pub metrics: Arc<Metrics>,
+    pub options: options::Links,
+    pub shutdown: CancellationToken,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    #[error("{0}")]
+    Closed(#[from] Closed),
+    #[error("no registration within {}s", REGISTER_TIMEOUT.as_secs())]
+    NoRegistration,
+    #[error("message that cannot be read: {0}")]
+    Unreadable(#[from] protocol::ParseError),
+    #[error("registration refused: {0}")]
+    Refused(#[from] crate::clusters::RegistrationRefused),
+    #[error("the agent's token was revoked")]
+    Revoked,
+}
+
+/// A link whose agent has registered.
+struct Session<'a> {
+    agents: &'a Agents,
+    token: &'a TokenRecord,
+    link: Link,
+    cluster: Arc<Cluster>,
+    /// Present once the agent takes streams.
+    live: Option<Arc<AgentLink>>,
+    register: Register,
+}
+
+impl Agents {
+    pub fn config(&self) -> mux::Config {
+        mux::Config {
+            max_message: self.options.max_message,
+            max_streams: self.options.max_streams,
+            ping_interval: self.options.ping_interval.get(),
+            dead_after: self.options.dead_after.get(),
+            ..mux::Config::default()
+        }
+    }
+
+    /// Serves one link to its end.
+    pub async fn serve<S>(&self, socket: WebSocketStream<S>, token: &TokenRecord)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Grant::Agent { cluster } = &token.grant else { return };
+        let (link, incoming, driver) = mux::start(socket, Role::ControlPlane, self.config());
+        let mut driving = JoinSet::new();
+        driving.spawn(async move {
+            driver.await;
+        });
+        let Err(error) = self.run(&link, incoming, token, cluster).await;
+        match &error {
+            LinkError::Closed(_) => {}
+            LinkError::Unreadable(_) => {
+                self.metrics.bad_messages.fetch_add(1, Relaxed);
+                link.close(CloseCode::Invalid, "message cannot be read");
+            }
+            LinkError::NoRegistration => link.close(CloseCode::Policy, "no registration"),
+            LinkError::Refused(_) => {
+                self.metrics.refused_agents.fetch_add(1, Relaxed);
+                link.close(CloseCode::Policy, "registration refused");
+            }
+            LinkError::Revoked => link.close(CloseCode::Policy, "token revoked"),
+        }
+        tracing::info!(cluster, token = token.id, reason = %error, "link ended");
+        // The driver ends with the closing handshake, which has a time limit of its own.
+        driving.join_next().await;
+    }
+
+    async fn run(
+        &self,
+        link: &Link,
+        mut incoming: Incoming,
+        token: &TokenRecord,
+        cluster_name: &str,
+    ) -> Result<std::convert::Infallible, LinkError> {
+        let (request_id, register) = timeout(REGISTER_TIMEOUT, first_register(&mut incoming, link))
+            .await
+            .unwrap_or(Err(LinkError::NoRegistration))?;
+        let cluster = match self.clusters.register(cluster_name, &register.agent_id) {
+            Ok(cluster) => cluster,
+            Err(refused) => {
+                tell(link, &ControlMessage::Error(ErrorReport::new(refused.to_string())), request_id.as_ref()).await?;
+                return Err(refused.into());
+            }
+        };
+        tracing::info!(cluster = cluster_name, agent = %register.agent_id, version = register.agent_version, "agent registered");
+        let mut session = Session { agents: self, token, link: link.clone(), cluster, live: None, register };
+        session.welcome(request_id.as_ref()).await?;
+        let _counted = self.metrics.link();
+        let outcome = session.serve(incoming).await;
+        if let Some(live) = &session.live {
+            session.cluster.remove(live);
+            live.streams.clear();
+        }
+        outcome
+    }
+}
+
+async fn first_register(incoming: &mut Incoming, link: &Link) -> Result<(Option<RequestId>, Register), LinkError> {
+    loop {
+        let Some(text) = incoming.control.recv().await else { return Err(link.closed().await.into()) };
+        if let (request_id, AgentMessage::Register(register)) = AgentMessage::parse(&text)? {
+            return Ok((request_id, *register));
+        }
+        let ask = ControlMessage::Error(ErrorReport::new("not registered: send register first"));
+        tell(link, &ask, None).await?;
+    }
+}
+
+async fn tell(link: &Link, message: &ControlMessage, request_id: Option<&RequestId>) -> Result<(), Closed> {
+    link.send(message.encode(request_id.map(RequestId::as_str))).await
+}
+
+impl Session<'_> {
+    fn shares(&self, capability: &str) -> bool {
+        capability::has(&self.register.capabilities, capability)
+    }
+
+    async fn welcome(&self, request_id: Option<&RequestId>) -> Result<(), LinkError> {
+        let record = self.cluster.record().clone();
+        let capabilities = [capability::STREAMS_2, capability::LINKS_N].map(str::to_owned).to_vec();
+        let success = RegisterSuccess {
+            name: Some(record.name),
+            status: Some("active".to_owned()),
+            capabilities: capabilities.clone(),
+            ..RegisterSuccess::new(&record.id)
+        };
+        tell(&self.link, &ControlMessage::RegisterSuccess(Box::new(success)), request_id).await?;
+        let yamux = YamuxConfig { max_stream_window_size: Some(LEGACY_WINDOW.into()), ..YamuxConfig::default() };
+        let hello = GatewayHello { use_yamux: true, yamux_config: Some(yamux), capabilities };
+        tell(&self.link, &ControlMessage::GatewayHello(hello), None).await?;
+        Ok(())
+    }
+
+    async fn serve(&mut self, mut incoming: Incoming) -> Result<std::convert::Infallible, LinkError> {
+        let mut checks = interval(TOKEN_CHECK);
+        let shutdown = self.agents.shutdown.clone();
+        let mut stopping = false;
+        loop {
+            tokio::select! {
+                text = incoming.control.recv() => match text {
+                    Some(text) => self.message(&text).await?,
+                    None => return Err(self.link.closed().await.into()),
+                },
+                // An agent opens no streams; one that tries is told so by the reset that dropping it is.
+                stream = incoming.streams.recv() => match stream {
+                    Some(stream) => drop(stream),
+                    None => return Err(self.link.closed().await.into()),
+                },
+                _ = checks.tick() => {
+                    if let Some(live) = &self.live {
+                        live.streams.sweep();
+                    }
+                    if !self.agents.tokens.is_valid(&self.token.id) {
+                        return Err(LinkError::Revoked);
+                    }
+                }
+                () = shutdown.cancelled(), if !stopping => {
+                    stopping = true;
+                    // Requests under way finish on this link; the listener takes no new ones.
+                    if let Some(live) = &self.live {
+                        live.streams.clear();
+                    }
+                }
+            }
+        }
+    }
+
+    async fn message(&mut self, text: &str) -> Result<(), LinkError> {
+        let (request_id, message) = AgentMessage::parse(text)?;
+        self.cluster.seen();
+        match message {
+            AgentMessage::Register(register) => {
+                self.agents.clusters.register(&self.cluster.record().name.clone(), &register.agent_id)?;
+                self.register = *register;
+                self.welcome(request_id.as_ref()).await?;
+            }
+            AgentMessage::GatewayHelloAck(ack) if ack.use_yamux && self.live.is_none() => self.go_live(),
+            AgentMessage::Heartbeat(_) => {
+                self.agents.metrics.heartbeats.fetch_add(1, Relaxed);
+                tell(&self.link, &ControlMessage::HeartbeatAck, request_id.as_ref()).await?;
+            }
+            AgentMessage::GoAway(go_away) => {
+                tracing::info!(agent = %self.register.agent_id, reason = go_away.reason, "agent goes away");
+                if let Some(live) = &self.live {
+                    live.going_away.store(true, Relaxed);
+                    live.streams.clear();
+                }
+            }
+            AgentMessage::ProtocolFallback(fallback) => {
+                tracing::warn!(unknown = fallback.unknown_type, "the agent does not know a message of ours");
+            }
+            AgentMessage::Unknown { kind } => {
+                self.agents.metrics.unknown_messages.fetch_add(1, Relaxed);
+                tracing::debug!(kind, "message of unknown type");
+            }
+            AgentMessage::GatewayHelloAck(_) | AgentMessage::Pong(_) => {}
+        }
+        Ok(())
+    }
+
+    /// From here on requests may use the link.
+    fn go_live(&mut self) {
+        let tuned = self.shares(capability::STREAMS_2);
+        self.link.start_streams(if tuned { Windows::Tuned } else { Windows::Fixed });
+        if !tuned {
+            return;
+        }
+        let live = Arc::new(AgentLink::new(
+            self.register.agent_id.clone(),
+            self.register.agent_version.clone(),
+            self.link.clone(),
+            self.agents.options.max_idle_streams,
+        ));
+        self.cluster.add(Arc::clone(&live), self.shares(capability::LINKS_N));
+        self.live = Some(live);
+    }
+}

@@ -1,0 +1,134 @@
+use http::HeaderMap;
+use jiff::Timestamp;
+use protocol::{Secret, User};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// What a token is good for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Grant {
+    /// An agent may register as this cluster.
+    Agent { cluster: String },
+    /// A user may reach clusters.
+    User {
+        #[serde(flatten)]
+        user: User,
+        /// The clusters this is limited to, by name; absent: all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        clusters: Option<Vec<String>>,
+    },
+}
+
+/// A token as it is stored.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(from = "Stored", into = "Stored")]
+pub struct TokenRecord {
+    /// Names the token in lists and logs; also the first part of the token itself.
+    pub id: String,
+    pub created: Timestamp,
+    pub grant: Grant,
+    hash: [u8; 32],
+    /// A user's identity as it goes to the cluster, encoded once.
+    identity: HeaderMap,
+}
+
+/// A token that has just been made.
+#[derive(Debug)]
+pub struct NewToken {
+    pub record: TokenRecord,
+    pub secret: Secret,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Stored {
+    id: String,
+    created: Timestamp,
+    #[serde(flatten)]
+    grant: Grant,
+    /// SHA-256 of the secret part, hexadecimal. The secret has 256 random bits, so a slow hash would add nothing.
+    sha256: String,
+}
+
+const PREFIX: &str = "pipeops_";
+const SECRET_BYTES: usize = 32;
+
+/// `pipeops_<id>_<secret>`: a fixed beginning that secret scanners can look for, a public id, 64 hexadecimal digits.
+pub fn split(token: &str) -> Option<(&str, &str)> {
+    token.strip_prefix(PREFIX)?.split_once('_')
+}
+
+impl NewToken {
+    pub fn generate(grant: Grant) -> Self {
+        let id = format!("{:012x}", rand::random::<u64>() >> 16);
+        let secret = hex(&rand::random::<[u8; SECRET_BYTES]>());
+        let token = Secret::new(format!("{PREFIX}{id}_{secret}"));
+        let record = TokenRecord::new(id, Timestamp::now(), grant, Sha256::digest(secret.as_bytes()).into());
+        Self { record, secret: token }
+    }
+}
+
+impl TokenRecord {
+    fn new(id: String, created: Timestamp, grant: Grant, hash: [u8; 32]) -> Self {
+        let mut identity = HeaderMap::new();
+        if let Grant::User { user, .. } = &grant {
+            user.write_headers(&mut identity);
+        }
+        Self { id, created, grant, hash, identity }
+    }
+
+    /// Compares in constant time.
+    pub fn matches(&self, secret: &str) -> bool {
+        let given = Sha256::digest(secret.as_bytes());
+        let difference = self.hash.iter().zip(given).fold(0, |sum, (a, b)| sum | (a ^ b));
+        std::hint::black_box(difference) == 0
+    }
+
+    /// The identity headers of a user's token.
+    pub fn identity(&self) -> &HeaderMap {
+        &self.identity
+    }
+
+    /// Whether the token's user may reach the cluster of that name at all.
+    pub fn may_reach(&self, cluster: &str) -> bool {
+        match &self.grant {
+            Grant::User { clusters: Some(clusters), .. } => clusters.iter().any(|c| c == cluster),
+            Grant::User { clusters: None, .. } => true,
+            Grant::Agent { .. } => false,
+        }
+    }
+}
+
+impl From<Stored> for TokenRecord {
+    fn from(stored: Stored) -> Self {
+        // A hash that cannot be read matches no secret: the token is refused rather than the store.
+        let hash = unhex(&stored.sha256).unwrap_or_default();
+        Self::new(stored.id, stored.created, stored.grant, hash)
+    }
+}
+
+impl From<TokenRecord> for Stored {
+    fn from(record: TokenRecord) -> Self {
+        Self { id: record.id, created: record.created, grant: record.grant, sha256: hex(&record.hash) }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn unhex(text: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    if text.len() != 64 {
+        return None;
+    }
+    for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+    }
+    Some(bytes)
+}

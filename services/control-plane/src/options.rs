@@ -1,0 +1,90 @@
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use runtime::Duration;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Settings of the control plane.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Options {
+    #[serde(flatten)]
+    pub common: runtime::Common,
+    /// Address that users and agents connect to.
+    #[schemars(with = "String")]
+    pub listen: SocketAddr,
+    /// Folder for tokens, clusters and the generated certificate. Has to outlive the process.
+    pub data_dir: PathBuf,
+    pub tls: Tls,
+    pub links: Links,
+    /// Connections of users and agents that may be open at once; more wait to be accepted.
+    pub max_connections: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            common: runtime::Common::default(),
+            listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8443)),
+            data_dir: PathBuf::from("/var/lib/pipeops-control-plane"),
+            tls: Tls::default(),
+            links: Links::default(),
+            max_connections: 16_384,
+        }
+    }
+}
+
+impl runtime::Options for Options {
+    const ENV: &'static [(&'static str, &'static str)] = &[];
+
+    fn common(&self) -> &runtime::Common {
+        &self.common
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Tls {
+    /// False serves plain HTTP: only behind a load balancer that ends TLS.
+    pub enabled: bool,
+    /// PEM file of the certificate chain. Unset: a certificate is generated in `data_dir`, signed by `tls/ca.crt` there.
+    pub cert_file: Option<PathBuf>,
+    /// PEM file of the certificate's key.
+    pub key_file: Option<PathBuf>,
+    /// Names and addresses in the generated certificate, beside localhost and the host's own name.
+    pub names: Vec<String>,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self { enabled: true, cert_file: None, key_file: None, names: Vec::new() }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Links {
+    /// Interval of the pings that show whether an agent is still there.
+    pub ping_interval: Duration,
+    /// Without any sign of life for this long a link is given up.
+    pub dead_after: Duration,
+    /// Streams that may be open on one link at once.
+    pub max_streams: usize,
+    /// Largest message accepted from an agent, in bytes.
+    pub max_message: usize,
+    /// Idle streams kept per link for the next request.
+    pub max_idle_streams: usize,
+}
+
+impl Default for Links {
+    fn default() -> Self {
+        Self {
+            ping_interval: Duration::from_secs(10),
+            dead_after: Duration::from_secs(20),
+            max_streams: 4096,
+            max_message: 4 << 20,
+            max_idle_streams: 256,
+        }
+    }
+}

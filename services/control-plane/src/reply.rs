@@ -1,0 +1,76 @@
+//! What the control plane answers with.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use exchange::{BodyError, Observed, Observer};
+use http::{HeaderValue, Response, header};
+use http_body_util::{Either, Full};
+use mux::MuxStream;
+use protocol::Status;
+use runtime::Span;
+
+use crate::metrics::{Active, Metrics};
+use crate::proxy::RequestBody;
+
+/// Of our own making, or the cluster's response as it arrives.
+pub type ResponseBody = Observed<Either<axum::body::Body, exchange::Body<MuxStream, RequestBody>>, Watch>;
+
+/// What lasts as long as the response does.
+#[derive(Debug)]
+pub struct Watch {
+    pub active: Active,
+    /// None while nothing is recorded, which is the usual case.
+    pub span: Option<Box<Span>>,
+}
+
+impl Watch {
+    pub fn begin(metrics: &Arc<Metrics>) -> Self {
+        Self { active: metrics.begin(), span: None }
+    }
+
+    pub fn status(self, status: &Status) -> Response<ResponseBody> {
+        let body = Full::new(Bytes::from(status.to_json()));
+        let mut response = Response::new(axum::body::Body::new(body));
+        *response.status_mut() = status.http_status();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(protocol::status::CONTENT_TYPE));
+        if status.code == 401 {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"pipeops\""));
+        }
+        self.ours(response)
+    }
+
+    pub fn ours(mut self, response: Response<axum::body::Body>) -> Response<ResponseBody> {
+        self.answered(response.status());
+        response.map(|body| Observed::new(Either::Left(body), self))
+    }
+
+    pub fn proxied(mut self, response: Response<exchange::Body<MuxStream, RequestBody>>) -> Response<ResponseBody> {
+        self.answered(response.status());
+        response.map(|body| Observed::new(Either::Right(body), self))
+    }
+
+    fn answered(&mut self, status: http::StatusCode) {
+        self.active.answered(status);
+        if let Some(span) = &mut self.span {
+            span.set("http.response.status_code", i64::from(status.as_u16()));
+            if status.is_server_error() {
+                span.fail(status.to_string());
+            }
+        }
+    }
+}
+
+impl Observer for Watch {
+    fn sent(&mut self, bytes: usize) {
+        self.active.sent(bytes);
+    }
+
+    fn cut(&mut self, error: &BodyError) {
+        tracing::warn!(%error, "response cut off on its way from the cluster");
+        if let Some(span) = &mut self.span {
+            span.fail("response cut off on its way from the cluster");
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! What the control plane says of itself.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use protocol::{Status, endpoint};
+use serde::Serialize;
+
+use crate::auth::{Grant, TokenRecord, Tokens};
+use crate::clusters::{Cluster, Clusters};
+
+#[derive(Clone, Debug)]
+struct Api {
+    tokens: Arc<Tokens>,
+    clusters: Arc<Clusters>,
+}
+
+/// A cluster as `GET /api/v1/clusters` shows it.
+#[derive(Debug, Serialize)]
+struct ClusterView {
+    id: String,
+    name: String,
+    /// `connected` or `disconnected`.
+    status: &'static str,
+    links: usize,
+    agent_id: Option<String>,
+    agent_versions: Vec<String>,
+    last_seen: Option<jiff::Timestamp>,
+}
+
+#[derive(Debug, Serialize)]
+struct ClusterList {
+    clusters: Vec<ClusterView>,
+}
+
+pub fn router(tokens: Arc<Tokens>, clusters: Arc<Clusters>) -> Router {
+    Router::new()
+        .route(endpoint::CLUSTERS, get(list))
+        .fallback(async |uri: axum::http::Uri| {
+            failure(&Status::not_found(format!("there is nothing at {}", uri.path())))
+        })
+        .with_state(Api { tokens, clusters })
+}
+
+async fn list(State(api): State<Api>, headers: HeaderMap) -> Response {
+    let token = match api.tokens.authenticate(&headers) {
+        Ok(token) => token,
+        Err(status) => return failure(&status),
+    };
+    if matches!(token.grant, Grant::Agent { .. }) {
+        return failure(&Status::forbidden("an agent's token does not list clusters"));
+    }
+    let clusters = api.clusters.all().iter().filter_map(|cluster| view(cluster, &token)).collect();
+    Json(ClusterList { clusters }).into_response()
+}
+
+fn view(cluster: &Cluster, token: &TokenRecord) -> Option<ClusterView> {
+    let record = cluster.record().clone();
+    if !token.may_reach(&record.name) {
+        return None;
+    }
+    let links = cluster.live_links();
+    let mut agent_versions: Vec<_> = links.iter().map(|link| link.agent_version.clone()).collect();
+    agent_versions.sort();
+    agent_versions.dedup();
+    Some(ClusterView {
+        id: record.id.to_string(),
+        name: record.name,
+        status: if links.is_empty() { "disconnected" } else { "connected" },
+        links: links.len(),
+        agent_id: record.agent_id.map(|id| id.to_string()),
+        agent_versions,
+        last_seen: cluster.last_seen(),
+    })
+}
+
+fn failure(status: &Status) -> Response {
+    let headers = [(axum::http::header::CONTENT_TYPE, protocol::status::CONTENT_TYPE)];
+    (status.http_status(), headers, status.to_json()).into_response()
+}

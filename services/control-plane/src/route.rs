@@ -1,0 +1,103 @@
+//! Which part answers which request.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use exchange::{UpgradeSlot, Upgraded};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use mux::MuxStream;
+use protocol::{Status, endpoint, hop};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tower::ServiceExt as _;
+
+use crate::auth::{Grant, TokenRecord, Tokens};
+use crate::metrics::Metrics;
+use crate::proxy::{Proxy, Target};
+use crate::reply::{ResponseBody, Watch};
+
+/// What a connection becomes after a 101.
+#[derive(Debug)]
+pub enum Upgrade {
+    /// A user's session: its other half.
+    Session(Upgraded<MuxStream>),
+    /// An agent's link.
+    Agent(Arc<TokenRecord>),
+}
+
+#[derive(Debug)]
+pub struct Router {
+    pub tokens: Arc<Tokens>,
+    pub proxy: Proxy,
+    pub rest: axum::Router,
+    pub metrics: Arc<Metrics>,
+}
+
+impl Router {
+    /// `slot` is absent on HTTP/2, which has no upgrades.
+    pub async fn route(
+        &self,
+        request: Request<Incoming>,
+        slot: Option<&UpgradeSlot<Upgrade>>,
+    ) -> Response<ResponseBody> {
+        let watch = Watch::begin(&self.metrics);
+        if request.uri().path() == endpoint::AGENT_WS {
+            return match self.accept_agent(&request, slot) {
+                Ok(response) => watch.ours(response),
+                Err(status) => watch.status(&status),
+            };
+        }
+        if Target::of(request.uri()).is_none() {
+            let answer: Result<_, Infallible> = self.rest.clone().oneshot(request).await;
+            return match answer {
+                Ok(response) => watch.ours(response),
+                Err(never) => match never {},
+            };
+        }
+        let token = match self.tokens.authenticate(request.headers()) {
+            Ok(token) => token,
+            Err(status) => return watch.status(&status),
+        };
+        if slot.is_none() && hop::upgrade_type(request.headers()).is_some() {
+            return watch.status(&Status::bad_request("an upgrade needs HTTP/1.1"));
+        }
+        let upgraded = |stream| {
+            if let Some(slot) = slot {
+                slot.put(Upgrade::Session(stream));
+            }
+        };
+        self.proxy.forward(request, &token, watch, upgraded).await
+    }
+
+    /// Leaves the token in the slot: the link is served once the connection has become a WebSocket.
+    fn accept_agent(
+        &self,
+        request: &Request<Incoming>,
+        slot: Option<&UpgradeSlot<Upgrade>>,
+    ) -> Result<Response<axum::body::Body>, Box<Status>> {
+        let token = self.tokens.authenticate(request.headers())?;
+        if !matches!(token.grant, Grant::Agent { .. }) {
+            return Err(Box::new(Status::forbidden("this is a user's token; an agent needs one made with --agent")));
+        }
+        let headers = request.headers();
+        let is = |name, expected: &[u8]| {
+            headers.get(name).is_some_and(|value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(expected))
+        };
+        let websocket = hop::upgrade_type(headers).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"websocket"))
+            && request.method() == Method::GET
+            && is(header::SEC_WEBSOCKET_VERSION, b"13");
+        let (true, Some(slot), Some(key)) = (websocket, slot, headers.get(header::SEC_WEBSOCKET_KEY)) else {
+            return Err(Box::new(Status::bad_request("agents connect by WebSocket version 13 over HTTP/1.1")));
+        };
+        let mut response = Response::new(axum::body::Body::empty());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let answer = response.headers_mut();
+        answer.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        answer.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        let accept = HeaderValue::try_from(derive_accept_key(key.as_bytes()))
+            .map_err(|_| Box::new(Status::bad_request("Sec-WebSocket-Key is not valid")))?;
+        answer.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+        slot.put(Upgrade::Agent(token));
+        Ok(response)
+    }
+}

@@ -1,0 +1,89 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::agent::Agents;
+use crate::auth::Tokens;
+use crate::clusters::Clusters;
+use crate::listener::{Listener, TlsAcceptorHandle};
+use crate::metrics::Metrics;
+use crate::options::Options;
+use crate::proxy::Proxy;
+use crate::rest;
+use crate::route::Router;
+use crate::store::Folder;
+use crate::tls;
+
+/// How soon a revoked token stops working.
+const TOKEN_REFRESH: Duration = Duration::from_secs(1);
+
+/// Serves users and agents until shutdown; then requests under way may finish, and links end with them.
+pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<()> {
+    let tokens = Arc::new(open_tokens(&options)?);
+    let clusters = Arc::new(Clusters::open(Folder::open(options.data_dir.join("clusters"))?)?);
+    let metrics = Metrics::register(&context.meter);
+    let tls = tls::server_config(&options.tls, &options.data_dir)?;
+    let agents = Arc::new(Agents {
+        tokens: Arc::clone(&tokens),
+        clusters: Arc::clone(&clusters),
+        metrics: Arc::clone(&metrics),
+        options: options.links.clone(),
+        shutdown: CancellationToken::new(),
+    });
+    let router = Arc::new(Router {
+        rest: rest::router(Arc::clone(&tokens), Arc::clone(&clusters)),
+        tokens: Arc::clone(&tokens),
+        proxy: Proxy { clusters, tracer: context.tracer.clone() },
+        metrics: Arc::clone(&metrics),
+    });
+    let listening = context.health.condition("listener");
+    let socket =
+        TcpListener::bind(options.listen).await.with_context(|| format!("cannot listen on {}", options.listen))?;
+    tracing::info!(address = %socket.local_addr().context("no local address")?, tls = tls.is_some(), "control plane listens");
+    listening.ready();
+    let listener = Arc::new(Listener {
+        tls: tls.map(|config| TlsAcceptorHandle(TlsAcceptor::from(config))),
+        router,
+        agents: Arc::clone(&agents),
+        metrics,
+        max_connections: options.max_connections,
+        stop: context.shutdown.clone(),
+        tasks: TaskTracker::new(),
+    });
+    let mut background = JoinSet::new();
+    background.spawn(refresh_tokens(tokens));
+    Arc::clone(&listener).run(socket).await;
+    listening.not_ready("shutting down");
+
+    tracing::info!(connections = listener.tasks.len(), "draining");
+    agents.shutdown.cancel();
+    listener.tasks.close();
+    listener.tasks.wait().await;
+    background.shutdown().await;
+    Ok(())
+}
+
+pub fn open_tokens(options: &Options) -> anyhow::Result<Tokens> {
+    Ok(Tokens::open(Folder::open(options.data_dir.join("tokens"))?)?)
+}
+
+async fn refresh_tokens(tokens: Arc<Tokens>) {
+    let mut ticks = interval(TOKEN_REFRESH);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = tokens.refresh() {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "cannot read the tokens; the old ones stay valid"
+            );
+        }
+    }
+}

@@ -5,11 +5,13 @@ use clap::{Args as _, FromArgMatches as _};
 use super::{ConfigError, settings_help};
 use crate::Options;
 
+const CONFIG_ENV: &str = "PIPEOPS_CONFIG";
+
 /// The flags every process has. A service with commands of its own flattens them into its clap struct.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Args {
     /// Configuration file (YAML)
-    #[arg(long, value_name = "FILE", env = "PIPEOPS_CONFIG")]
+    #[arg(long, value_name = "FILE", env = CONFIG_ENV)]
     pub config: Option<PathBuf>,
     /// Sets one key, over file and environment; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -57,6 +59,11 @@ pub(crate) fn parse_args<O: Options>(
     version: &'static str,
     args: impl IntoIterator<Item = OsString>,
 ) -> Parsed {
+    let args: Vec<OsString> = args.into_iter().collect();
+    if args.len() <= 1 {
+        // How a pod starts. Building the command line's description would leave its memory behind for nothing.
+        return Parsed::Run(Args { config: std::env::var_os(CONFIG_ENV).map(PathBuf::from), ..Args::default() });
+    }
     let command = Args::augment_args(clap::Command::new(name).version(version).disable_help_subcommand(true));
     let parsed = command.try_get_matches_from(args).and_then(|matches| Args::from_arg_matches(&matches));
     match parsed {

@@ -47,7 +47,7 @@ impl<'a> Layers<'a> {
     /// A value as text, from the environment or a flag.
     pub fn text(&mut self, key: &str, text: &str, source: Source) -> Result<(), ConfigError> {
         let Some(known) = self.schema.find(key) else { return Err(self.unknown(key, &source)) };
-        let kind = if known.path == key { known.kind } else { Kind::Other };
+        let kind = if known.path == key { known.kind } else { known.values };
         let value = parse(kind, text).map_err(|message| ConfigError::Invalid {
             key: key.to_owned(),
             place: source.to_string(),
@@ -74,7 +74,14 @@ impl<'a> Layers<'a> {
         let key = path.join(".");
         if self.schema.is_section(&key) {
             self.table(value, path, source)?;
-        } else if self.schema.find(&key).is_some_and(|known| known.path == key) {
+        } else if let Some(known) = self.schema.find(&key).filter(|known| known.path == key) {
+            if known.secret && value.as_str() == Some(MASK) {
+                return Err(ConfigError::Invalid {
+                    key,
+                    place: source.to_string(),
+                    message: "this is what is shown in place of a secret, not the secret".to_owned(),
+                });
+            }
             self.settings.push(Setting { path: path.clone(), value: value.clone(), source: source.clone() });
         } else {
             return Err(self.unknown(&key, source));

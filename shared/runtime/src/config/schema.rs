@@ -20,6 +20,8 @@ pub(super) struct Key {
     pub path: String,
     pub doc: String,
     pub kind: Kind,
+    /// Of a map's values.
+    pub values: Kind,
     pub secret: bool,
     /// The values it can take, where those are few.
     pub choices: Vec<String>,
@@ -102,6 +104,7 @@ fn collect(root: &Value, node: &Value, path: &str, doc: &str, depth: usize, keys
         path: path.to_owned(),
         doc: doc.to_owned(),
         kind: kind(root, resolved),
+        values: resolved.get("additionalProperties").map_or(Kind::Other, |values| kind(root, resolve(root, values))),
         secret: resolved.get("writeOnly").and_then(Value::as_bool).unwrap_or_default(),
         choices: choices(resolved),
     });

@@ -33,7 +33,6 @@ impl ControlPlane {
         let mut env: BTreeMap<String, String> = [
             ("PIPEOPS_DATA_DIR", data.display().to_string()),
             ("PIPEOPS_LISTEN", format!("127.0.0.1:{port}")),
-            ("PIPEOPS_PUBLIC_URL", url.clone()),
             ("PIPEOPS_SERVER_LISTEN", format!("127.0.0.1:{health}")),
         ]
         .map(|(key, value)| (key.to_owned(), value))

@@ -47,7 +47,9 @@ async fn outputs(progress: &Progress) -> Result<Vec<(PathBuf, String)>> {
     let mut outputs = vec![(PathBuf::from(PERMISSIONS), stdout(&cargo, &permissions).await?)];
     let services = Services::build(progress).await?;
     for (name, binary) in services.iter() {
-        let schema = stdout(binary.as_os_str(), &["--print-schema"]).await?;
+        // The control plane is a tool with commands; its settings are those of one of them.
+        let args: &[&str] = if name == "control-plane" { &["serve", "--print-schema"] } else { &["--print-schema"] };
+        let schema = stdout(binary.as_os_str(), args).await?;
         outputs.push((Path::new("services").join(name).join("config.schema.json"), schema));
     }
     Ok(outputs)

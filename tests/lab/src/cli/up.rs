@@ -17,6 +17,7 @@ use std::{
 use tokio::signal::unix::{SignalKind, signal};
 
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+const SAME_SIGNAL: Duration = Duration::from_millis(500);
 /// Long enough for a first run that builds every part.
 const UP_WITHIN: Duration = Duration::from_secs(3600);
 
@@ -63,7 +64,7 @@ async fn stay(options: Up) -> Result<()> {
         }
     }
     eprintln!("stopping");
-    // A second Ctrl-C does not wait: what still runs ends with this process.
+    // A second Ctrl-C does not wait: what still runs ends with this process. Wrappers that pass signals on make two of one.
     tokio::select! {
         result = lab.stop() => result,
         _ = interrupted_again() => bail!("stopped at once"),
@@ -71,6 +72,7 @@ async fn stay(options: Up) -> Result<()> {
 }
 
 async fn interrupted_again() -> Option<()> {
+    tokio::time::sleep(SAME_SIGNAL).await;
     signal(SignalKind::interrupt()).ok()?.recv().await
 }
 
@@ -82,15 +84,16 @@ async fn summary(lab: &Lab, took: Duration) -> Result<String> {
         Err(_) => ("straight to the API server", lab.direct().stdout(&args).await?),
     };
     let file = lab.kubeconfig().unwrap_or(lab.kubeconfig_direct());
+    // Any kubectl does for a try; who has none uses the lab's.
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let theirs = std::env::split_paths(&path).any(|folder| folder.join("kubectl").is_file());
+    let kubectl = if theirs { "kubectl".to_owned() } else { lab.parts().path("kubectl")?.display().to_string() };
     Ok(format!(
-        "\n$ kubectl {} ({through})\n{answer}\nUp in {:.1} s. kubeconfig: {}\nTry next:\n  \
-         export KUBECONFIG={}\n  {} auth whoami\n  {} create deployment hello --image=hello --replicas=2\n",
+        "\n$ kubectl {} ({through})\n{answer}\nUp in {:.1} s. Try next:\n  export KUBECONFIG={}\n  {kubectl} get pods --all-namespaces\n  \
+         {kubectl} create deployment hello --image=hello --replicas=2\n",
         args.join(" "),
         took.as_secs_f32(),
         file.display(),
-        file.display(),
-        lab.parts().path("kubectl")?.display(),
-        lab.parts().path("kubectl")?.display(),
     ))
 }
 

@@ -1,0 +1,104 @@
+use std::path::{Path, PathBuf};
+
+use protocol::AgentId;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Where a pod finds its ServiceAccount.
+const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// The namespace when nothing says another.
+const NAMESPACE: &str = "pipeops-system";
+
+/// Settings of state-keeper.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Options {
+    #[serde(flatten)]
+    pub common: runtime::Common,
+    /// The bus this service answers on.
+    pub bus: bus::Options,
+    /// The API server that holds the state.
+    pub kubernetes: Kubernetes,
+    /// Which objects hold the state.
+    pub state: State,
+    /// The agent itself.
+    pub agent: Agent,
+}
+
+impl runtime::Options for Options {
+    const ENV: &'static [(&'static str, &'static str)] = &[("PIPEOPS_POD_NAMESPACE", "state.namespace")];
+
+    fn common(&self) -> &runtime::Common {
+        &self.common
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Kubernetes {
+    /// Address of the API server. Unset: KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT, as in every pod.
+    pub api_url: Option<String>,
+    /// PEM file of the authority that signed the API server's certificate. Re-read, so that a rotated one is used.
+    pub ca_file: PathBuf,
+    /// File with this pod's ServiceAccount token. Re-read, so that a rotated one is used.
+    pub token_file: PathBuf,
+    /// How often the state is read to see that it can be; "10s".
+    pub check_interval: runtime::Duration,
+    /// How long one request to the API server may take; "3s".
+    pub timeout: runtime::Duration,
+}
+
+impl Default for Kubernetes {
+    fn default() -> Self {
+        let folder = Path::new(SERVICE_ACCOUNT);
+        Self {
+            api_url: None,
+            ca_file: folder.join("ca.crt"),
+            token_file: folder.join("token"),
+            check_interval: runtime::Duration::from_secs(10),
+            timeout: runtime::Duration::from_secs(3),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct State {
+    /// Name of the ConfigMap.
+    pub configmap_name: String,
+    /// Name of the Secret.
+    pub secret_name: String,
+    /// Namespace of both. Unset: the pod's own, else pipeops-system.
+    pub namespace: Option<String>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            configmap_name: "pipeops-agent-state".into(),
+            secret_name: "pipeops-agent-secrets".into(),
+            namespace: None,
+        }
+    }
+}
+
+impl State {
+    /// The namespace to use.
+    pub(crate) fn namespace(&self) -> String {
+        let given = self.namespace.clone().filter(|name| !name.is_empty());
+        given
+            .or_else(|| std::fs::read_to_string(Path::new(SERVICE_ACCOUNT).join("namespace")).ok())
+            .map(|name| name.trim().to_owned())
+            .filter(|name| !name.is_empty())
+            .unwrap_or_else(|| NAMESPACE.to_owned())
+    }
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Agent {
+    /// A fixed id of this agent; it replaces a stored one. Unset: made once and kept.
+    #[schemars(with = "Option<String>")]
+    pub id: Option<AgentId>,
+}

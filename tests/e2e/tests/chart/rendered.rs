@@ -60,6 +60,7 @@ impl Chart {
                     "agent.kubernetes.tokenExpirationSeconds=600",
                     "agent.telemetry.otlpEndpoint=http://collector:4318",
                     "agent.id=agent-1",
+                    "agent.labels.region=north",
                     "agent.pipeops.tls.insecureSkipVerify=true",
                     "proxy-executor.rbac.bindings[0].group=developers",
                     "proxy-executor.rbac.bindings[0].clusterRole=view",

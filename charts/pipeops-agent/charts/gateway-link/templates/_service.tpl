@@ -8,6 +8,9 @@ env:
   PIPEOPS_API_URL: {{ $url | quote }}
   PIPEOPS_TOKEN_FILE: /etc/pipeops/control-plane/token
   PIPEOPS_CLUSTER_NAME: {{ required "agent.cluster.name is required: the name under which this cluster registers" $agent.cluster.name | quote }}
+  {{- with $agent.labels }}
+  PIPEOPS_AGENT_LABELS: {{ toRawJson . | quote }}
+  {{- end }}
   {{- if $pipeops.tls.caFile }}
   PIPEOPS_TLS_CA_FILE: {{ $pipeops.tls.caFile | quote }}
   {{- else if or $pipeops.tls.ca $pipeops.tls.caConfigMap.name }}

@@ -161,6 +161,9 @@ fn manager_args(folder: &Path, pki: &Pki, kubeconfig: &Path, port: u16) -> Vec<S
         format!("--root-ca-file={}", pki.ca.cert_file.display()),
         "--use-service-account-credentials".to_owned(),
         "--leader-elect=false".to_owned(),
+        // With the default of 20 it takes seconds until every controller has its credentials.
+        "--kube-api-qps=1000".to_owned(),
+        "--kube-api-burst=1000".to_owned(),
         format!("--cluster-signing-cert-file={}", pki.ca.cert_file.display()),
         format!("--cluster-signing-key-file={}", pki.ca.key_file.display()),
     ]

@@ -32,7 +32,7 @@ pub struct Bus(Arc<Backend>);
 
 #[derive(Debug)]
 enum Backend {
-    Nats(NatsBus),
+    Nats(Box<NatsBus>),
     Local(LocalEnd),
 }
 
@@ -43,7 +43,7 @@ impl Bus {
     /// # Errors
     /// When the options cannot work: the URL, or a file that cannot be read.
     pub async fn connect(options: &Options, service: Service) -> Result<Self, ConnectError> {
-        NatsBus::connect(options, service).await.map(|bus| Self(Arc::new(Backend::Nats(bus))))
+        NatsBus::connect(options, service).await.map(|bus| Self(Arc::new(Backend::Nats(Box::new(bus)))))
     }
 
     pub(crate) fn local(end: LocalEnd) -> Self {

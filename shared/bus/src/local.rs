@@ -89,9 +89,12 @@ impl fmt::Debug for Hub {
 /// The queue groups: one per subject, because one service serves a subject.
 #[derive(Default)]
 struct Shared {
-    servers: HashMap<&'static str, Vec<Member<mpsc::Sender<(Bytes, LocalReply)>>>>,
-    listeners: HashMap<StreamKind, Vec<Member<(Arc<Node>, mpsc::Sender<(OpenHeader, BusStream)>)>>>,
+    servers: HashMap<&'static str, Vec<Member<ToServer>>>,
+    listeners: HashMap<StreamKind, Vec<Member<ToListener>>>,
 }
+
+type ToServer = mpsc::Sender<(Bytes, LocalReply)>;
+type ToListener = (Arc<Node>, mpsc::Sender<(OpenHeader, BusStream)>);
 
 struct Member<T> {
     instance: u64,

@@ -37,7 +37,8 @@ pub(crate) struct Core {
 
 #[derive(Debug)]
 struct State {
-    queue: VecDeque<(Bytes, u32)>,
+    /// With what each cost the peer.
+    queue: VecDeque<Piece>,
     /// Small pieces that had to wait, together, so that none of them pins the large buffer it came in.
     tail: BytesMut,
     tail_cost: u32,
@@ -60,6 +61,9 @@ struct State {
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
+
+/// Received bytes, and a number of bytes of credit.
+type Piece = (Bytes, u32);
 
 /// What the write side may do now.
 pub(crate) struct Permit {
@@ -222,7 +226,8 @@ impl Core {
         if state.reset.is_some() {
             return false;
         }
-        let complete = state.fin_in && state.fin_out;
+        // A stream that never was, or that is complete, is not reset.
+        let broken = state.route.is_some() && !(state.fin_in && state.fin_out);
         state.reset = Some(Arc::from(reason));
         self.dead.store(true, Relaxed);
         if !state.fin_in {
@@ -230,7 +235,7 @@ impl Core {
         }
         let (reader, writer, opening) = (state.reader.take(), state.writer.take(), state.opening.take());
         drop(state);
-        if !complete {
+        if broken {
             self.ledger.resets.fetch_add(1, Relaxed);
         }
         wake(reader);
@@ -255,7 +260,7 @@ impl Core {
     }
 
     /// The next bytes, and the credit that is now to be returned to the peer (0 for none). None at the end.
-    pub(crate) fn poll_chunk(&self, cx: &mut Context<'_>) -> Poll<Result<Option<(Bytes, u32)>, Arc<str>>> {
+    pub(crate) fn poll_chunk(&self, cx: &mut Context<'_>) -> Poll<Result<Option<Piece>, Arc<str>>> {
         let mut state = self.lock();
         if let Some((bytes, cost)) = state.pop() {
             self.ledger.buffered.fetch_sub(length(&bytes), Relaxed);
@@ -334,7 +339,7 @@ impl State {
         self.queue.push_back((bytes, cost));
     }
 
-    fn pop(&mut self) -> Option<(Bytes, u32)> {
+    fn pop(&mut self) -> Option<Piece> {
         if let Some(front) = self.queue.pop_front() {
             return Some(front);
         }

@@ -26,8 +26,8 @@ impl Place {
         lab.admin().stdout(&["create", "namespace", namespace]).await?;
         let mut account = String::new();
         for object in rendered(lab, namespace).await? {
-            let kind = object["kind"].as_str().unwrap_or_default();
-            let name = object["metadata"]["name"].as_str().unwrap_or_default();
+            let text = |pointer| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+            let (kind, name) = (text("/kind"), text("/metadata/name"));
             if !name.ends_with("-state-keeper") || !["ServiceAccount", "Role", "RoleBinding"].contains(&kind) {
                 continue;
             }
@@ -42,7 +42,8 @@ impl Place {
         let (ca_file, token_file) = (folder.join("ca.crt"), folder.join("token"));
         let ca = until("the namespace's kube-root-ca.crt", NAMESPACE_WITHIN, || {
             let path = r"jsonpath={.data.ca\.crt}";
-            lab.admin().stdout(&["get", "configmap", "kube-root-ca.crt", "-n", namespace, "-o", path])
+            let args = ["get", "configmap", "kube-root-ca.crt", "-n", namespace, "-o", path];
+            async move { lab.admin().stdout(&args).await }
         })
         .await?;
         std::fs::write(&ca_file, ca)?;

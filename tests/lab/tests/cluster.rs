@@ -1,5 +1,7 @@
 //! A lab without services: what tests of faults rely on.
 
+#![expect(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
+
 use lab::{Lab, Options, until};
 use std::time::Duration;
 

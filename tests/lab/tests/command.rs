@@ -1,5 +1,7 @@
 //! `cargo lab` itself: one lab at a time, and nothing left behind.
 
+#![expect(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
+
 use std::{
     path::{Path, PathBuf},
     process::{Command, Output},

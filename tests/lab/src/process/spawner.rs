@@ -72,11 +72,10 @@ impl Spawner {
             .process_group(0);
         let (reply, answer) = oneshot::channel();
         let jobs = self.jobs.clone();
-        tokio::task::spawn_blocking(move || jobs.send((command, reply)))
+        let taken = tokio::task::spawn_blocking(move || jobs.send((command, reply)).is_ok())
             .await
-            .context("handing the process over ended early")?
-            .ok()
-            .context("the thread that starts processes is gone")?;
+            .context("handing the process over ended early")?;
+        anyhow::ensure!(taken, "the thread that starts processes is gone");
         Ok(answer.await.context("the thread that starts processes is gone")??)
     }
 }

@@ -42,9 +42,9 @@ fn value_from(pod: &Pod<'_>, source: &EnvSource, objects: &Objects) -> Result<Op
         }
     };
     match source {
-        EnvSource::SecretKeyRef(key) => key_of(objects.secret(&key.name), key),
-        EnvSource::ConfigMapKeyRef(key) => key_of(objects.config_map(&key.name), key),
-        EnvSource::FieldRef(field) => pod.field(&field.field_path).map(Some),
+        EnvSource::Secret(key) => key_of(objects.secret(&key.name), key),
+        EnvSource::ConfigMap(key) => key_of(objects.config_map(&key.name), key),
+        EnvSource::Field(field) => pod.field(&field.field_path).map(Some),
     }
 }
 

@@ -129,11 +129,13 @@ pub(super) struct EnvVar {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
 pub(super) enum EnvSource {
-    SecretKeyRef(KeyRef),
-    ConfigMapKeyRef(KeyRef),
-    FieldRef(FieldRef),
+    #[serde(rename = "secretKeyRef")]
+    Secret(KeyRef),
+    #[serde(rename = "configMapKeyRef")]
+    ConfigMap(KeyRef),
+    #[serde(rename = "fieldRef")]
+    Field(FieldRef),
 }
 
 #[derive(Debug, Deserialize)]

@@ -21,6 +21,8 @@ pub enum Closed {
     Dead(Duration),
     #[error("the peer broke the protocol: {0}")]
     Protocol(String),
+    #[error("the peer sent a text message that is not UTF-8")]
+    NotUtf8,
     #[error("the peer sent a message above the limit: {0}")]
     TooBig(String),
     #[error("text messages arrive faster than they are handled")]
@@ -41,6 +43,7 @@ impl Closed {
             Self::Io(_) => "io",
             Self::Dead(_) => "dead",
             Self::Protocol(_) => "protocol",
+            Self::NotUtf8 => "not_utf8",
             Self::TooBig(_) => "too_big",
             Self::ControlFlood => "control_flood",
             Self::AcceptFlood => "accept_flood",
@@ -56,6 +59,7 @@ impl Closed {
                 (CloseCode::from(*code), reason.get(..reason.floor_char_boundary(123)).unwrap_or_default())
             }
             Self::Protocol(_) => (CloseCode::Protocol, "protocol error"),
+            Self::NotUtf8 => (CloseCode::Invalid, "text is not UTF-8"),
             Self::TooBig(_) => (CloseCode::Size, "message too big"),
             Self::ControlFlood => (CloseCode::Policy, "too many text messages"),
             Self::AcceptFlood => (CloseCode::Policy, "too many streams"),
@@ -77,6 +81,7 @@ impl From<tungstenite::Error> for Closed {
         match error {
             tungstenite::Error::Io(error) => Self::Io(Arc::new(error)),
             tungstenite::Error::Capacity(error) => Self::TooBig(error.to_string()),
+            tungstenite::Error::Utf8(_) => Self::NotUtf8,
             tungstenite::Error::ConnectionClosed
             | tungstenite::Error::AlreadyClosed
             | tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Self::Lost,

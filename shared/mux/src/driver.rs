@@ -180,7 +180,9 @@ where
             self.again |= STREAMS;
         }
         // After the streams, so that the places of those dropped are free.
-        self.session.poll_opens(cx, &mut streams)?;
+        if self.session.poll_opens(cx, &mut streams)? {
+            self.again |= STREAMS;
+        }
         if work & TIMER != 0 {
             self.on_time()?;
         }

@@ -130,13 +130,15 @@ impl Session {
     }
 
     /// Answers what [`Link::open`](crate::Link::open) asks for; `streams` is woken when yamux can go on opening.
-    pub(crate) fn poll_opens(&mut self, cx: &mut Context<'_>, streams: &mut Context<'_>) -> Result<(), Closed> {
+    /// True: poll, because only that lets a new stream wake us.
+    pub(crate) fn poll_opens(&mut self, cx: &mut Context<'_>, streams: &mut Context<'_>) -> Result<bool, Closed> {
+        let mut any = false;
         loop {
             let reply = match self.opening.take() {
                 Some(reply) => reply,
                 None => match self.opens.poll_recv(cx) {
                     Poll::Ready(Some(reply)) => reply,
-                    Poll::Ready(None) | Poll::Pending => return Ok(()),
+                    Poll::Ready(None) | Poll::Pending => return Ok(any),
                 },
             };
             if reply.is_closed() {
@@ -147,12 +149,12 @@ impl Session {
                 continue;
             };
             self.start(windows);
-            let Some(yamux) = &mut self.yamux else { return Ok(()) };
+            let Some(yamux) = &mut self.yamux else { return Ok(any) };
             let refusal = {
                 let transport = lock(&self.transport);
                 if transport.going_away {
                     Some(OpenError::GoingAway)
-                } else if transport.open_streams() >= self.config.max_streams() {
+                } else if !transport.may_open(self.config.max_streams()) {
                     Some(OpenError::TooManyStreams(self.config.max_streams()))
                 } else {
                     None
@@ -164,6 +166,7 @@ impl Session {
             }
             match yamux.poll_new_outbound(streams) {
                 Poll::Ready(Ok(stream)) => {
+                    any = true;
                     let mut transport = lock(&self.transport);
                     let state = transport.open(stream.id().val());
                     self.shared.counters.open_streams.store(transport.open_streams(), Ordering::Relaxed);
@@ -179,7 +182,7 @@ impl Session {
                 }
                 Poll::Pending => {
                     self.opening = Some(reply);
-                    return Ok(());
+                    return Ok(any);
                 }
             }
         }
@@ -202,12 +205,12 @@ fn accept(
     config: &Config,
     accepted: &mpsc::Sender<MuxStream>,
 ) -> Result<(), Closed> {
-    let (state, open) = {
+    let (state, fits) = {
         let mut transport = lock(transport);
-        (transport.open(stream.id().val()), transport.open_streams())
+        (transport.open(stream.id().val()), transport.within(config.max_streams()))
     };
     let stream = MuxStream::new(stream, state, shared.clone());
-    if open > config.max_streams() {
+    if !fits {
         // The two ends may differ for a moment about how many are open, so this is no reason to end the link.
         add(&shared.counters.refused, 1);
         return Ok(());

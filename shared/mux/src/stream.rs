@@ -116,7 +116,8 @@ impl AsyncWrite for MuxStream {
         if self.state.has(SHUT) {
             return Poll::Ready(Ok(()));
         }
-        if self.state.has(RST_IN) {
+        if self.inner.is_closed() {
+            // By a reset or with the link; yamux would call that a success.
             return Poll::Ready(Err(self.broken()));
         }
         match ready!(Pin::new(&mut self.inner).poll_close(cx)) {

@@ -57,6 +57,10 @@ impl StreamState {
     pub(crate) fn has(&self, flags: u8) -> bool {
         self.0.load(Ordering::Acquire) & flags == flags
     }
+
+    fn is_over(&self) -> bool {
+        self.has(RST_IN) || self.has(DROPPED) || self.has(FIN_IN | FIN_OUT)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -126,6 +130,23 @@ impl Transport {
 
     pub(crate) fn open_streams(&self) -> usize {
         self.streams.len()
+    }
+
+    /// One more stream of our own fits. Those that are dropped are as good as gone, as long as they are not as many.
+    pub(crate) fn may_open(&self, max: usize) -> bool {
+        let open = self.streams.len();
+        open < max || open < 2 * max && self.count(|state| !state.has(DROPPED)) < max
+    }
+
+    /// The peer had room for the last stream it opened. Those that have ended on the wire it need not count any more,
+    /// although our user may not have noticed yet.
+    pub(crate) fn within(&self, max: usize) -> bool {
+        let open = self.streams.len();
+        open <= max || open <= 2 * max && self.count(|state| !state.is_over()) <= max
+    }
+
+    fn count(&self, counts: impl Fn(&StreamState) -> bool) -> usize {
+        self.streams.values().filter(|state| counts(state)).count()
     }
 
     /// Sees a dropped stream out; true when nothing more has to be said about it.

@@ -117,10 +117,3 @@ pub fn pattern(offset: u64, buf: &mut [u8]) {
         *byte = (n ^ (n >> 8) ^ (n >> 16).wrapping_mul(31) ^ (n >> 24)) as u8;
     }
 }
-
-/// Resident memory of this process, bytes.
-pub fn resident() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
-}

@@ -8,5 +8,8 @@
     reason = "a test fails by panicking, and its own arithmetic is small"
 )]
 
+mod ends;
 mod harness;
+mod hostile;
+mod load;
 mod streams;

@@ -75,6 +75,8 @@ pub struct Lab {
     /// In the order they were started.
     processes: Vec<Arc<Process>>,
     tokens: Vec<Token>,
+    /// Whether the chart's namespace was not there before.
+    owns_namespace: bool,
     _refresher: Option<Refresher>,
     admin: Tool,
     direct: Tool,
@@ -329,6 +331,9 @@ impl Lab {
 
     async fn uninstall(&self) -> Result<()> {
         self.direct_helm.stdout(&["uninstall", RELEASE, "-n", NAMESPACE, "--ignore-not-found"]).await?;
+        if self.owns_namespace {
+            self.admin.stdout(&["delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait=false"]).await?;
+        }
         self.admin.stdout(&["delete", "clusterrolebinding", start::BINDING, "--ignore-not-found"]).await?;
         Ok(())
     }

@@ -12,6 +12,7 @@
 //! is what the chart renders, and nothing about a service is configured here. [`Lab`] is what tests and benches use; `cargo lab` is
 //! [`cli`] over it. The lab knows the services only by their charts, binaries and HTTP endpoints.
 
+mod certificates;
 pub mod cli;
 mod cluster;
 mod control_plane;
@@ -31,9 +32,11 @@ mod wait;
 mod workload;
 
 pub use crate::{
+    certificates::{Certificate, Certificates},
     folders::workspace,
     lab::{Lab, Options},
     parts::{Found, Part, Parts},
+    ports::free as free_ports,
     process::{Health, Process, Spawner, Spec},
     progress::Progress,
     run::{Output, Tool},

@@ -5,7 +5,10 @@ use std::net::TcpListener;
 
 /// `N` different ports that were free a moment ago. They are asked for together, so that one caller never gets the same port twice.
 /// Linux hands ports of the other parity to outgoing connections first, so a port stays free in practice while its process restarts.
-pub(crate) fn free<const N: usize>() -> Result<[u16; N]> {
+///
+/// # Errors
+/// When the system gives none.
+pub fn free<const N: usize>() -> Result<[u16; N]> {
     let mut listeners = Vec::with_capacity(N);
     let mut ports = [0; N];
     for port in &mut ports {

@@ -246,9 +246,9 @@ impl Process {
         if !self.is_running() {
             return Ok(None);
         }
-        // A frozen process would sleep through its SIGTERM.
         self.signal(Signal::TERM)?;
-        self.signal(Signal::CONT)?;
+        // A frozen process would sleep through its SIGTERM; another one may be gone already.
+        drop(self.signal(Signal::CONT));
         if self.gone(self.spec.grace).await.is_err() {
             self.kill_in_turn().await?;
         }

@@ -62,7 +62,7 @@ async fn every_replica_is_a_process_with_the_chart_s_files_and_rights() {
 #[tokio::test]
 async fn an_existing_cluster_is_used_and_left_as_it_was() {
     let cluster = Lab::start(Options { services: false, ..Options::default() }).await.unwrap();
-    let kubeconfig = Some(cluster.kubeconfig_direct().to_owned());
+    let kubeconfig = Some(cluster.admin().kubeconfig().to_owned());
     let agent = Lab::start(Options { kubeconfig, cluster: "theirs".to_owned(), ..Options::default() }).await.unwrap();
     assert!(agent.process("kube-apiserver").is_err());
     assert!(agent.proxy_url().unwrap().ends_with("/agent/theirs/proxy"));
@@ -73,8 +73,13 @@ async fn an_existing_cluster_is_used_and_left_as_it_was() {
     assert_eq!(pods, "0 0 0 0");
 
     agent.stop().await.unwrap();
-    let left =
-        cluster.direct().stdout(&["get", "deployments,secrets", "-n", "pipeops-system", "-o", "name"]).await.unwrap();
-    assert!(!left.contains("deployment"), "{left}");
+    until("everything of the lab's to be gone", SOON, || async {
+        let left = "namespaces,clusterroles,clusterrolebindings";
+        let left = cluster.admin().stdout(&["get", left, "-o", "name"]).await?;
+        anyhow::ensure!(!left.contains("pipeops-system"), "{left}");
+        Ok(())
+    })
+    .await
+    .unwrap();
     cluster.stop().await.unwrap();
 }

@@ -74,6 +74,8 @@ async fn tests(filter: Option<&str>, parts: &Parts, progress: &Progress) -> Resu
         .current_dir(folders::workspace())
         .env("PATH", parts.search_path()?)
         .env("NATS_SERVER", parts.path("nats-server")?)
+        // An error of a test has its own chain; a backtrace under each hides it.
+        .env("RUST_LIB_BACKTRACE", "0")
         .stdin(Stdio::null())
         .stdout(writer.try_clone().context("cannot share a pipe")?)
         .stderr(writer)

@@ -82,6 +82,7 @@ impl Start {
             Err(_) => step.failed("does not start"),
         }
         let api = api?;
+        let there = api.admin.stdout(&["get", "namespace", NAMESPACE, "--ignore-not-found", "-o", "name"]).await?;
         let agent = match &services {
             Some(services) => Some(self.agent(services, &api).await?),
             None => None,
@@ -96,6 +97,7 @@ impl Start {
             parts: self.parts,
             processes: self.processes,
             tokens,
+            owns_namespace: there.trim().is_empty(),
             _refresher: refresher,
             admin: api.admin,
             direct: api.direct,

@@ -168,6 +168,7 @@ where
     fn round(&mut self, cx: &mut Context<'_>, work: u8) -> Result<(), Closed> {
         if work & LINK != 0 {
             if let Some((code, reason)) = self.shared.close_requested() {
+                self.session.poll(&mut Context::from_waker(&self.wakers.streams))?;
                 return Err(Closed::Local { code: code.into(), reason });
             }
             self.session.start_if_allowed();

@@ -44,8 +44,9 @@ impl Link {
         opened.await.unwrap_or_else(|_| Err(OpenError::Closed(self.why_closed())))
     }
 
-    /// Ends the link: text already queued and stream data already written are sent, every stream ends at once, then
-    /// the peer is told. A reason above 123 bytes is cut.
+    /// Ends the link: every stream ends at once, text already queued and stream data already on its way out are sent,
+    /// then the peer is told. To lose no stream data, wait until the streams have ended. A reason above 123 bytes is
+    /// cut.
     pub fn close(&self, code: CloseCode, reason: &'static str) {
         self.shared.request_close(code, reason);
     }

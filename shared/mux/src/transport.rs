@@ -34,6 +34,9 @@ use crate::{
 /// Unsent answers to pings, bytes, above which the peer is flooding.
 const PONG_LIMIT: usize = 2 * OUT_LIMIT;
 
+/// So many acknowledgements wait for no company: the peer opens at most 256 streams without.
+const LAZY_BYTES: usize = 64 * HEADER;
+
 /// The peer's FIN has been delivered to yamux with everything before it.
 pub(crate) const FIN_IN: u8 = 1;
 /// The peer reset the stream.
@@ -294,7 +297,7 @@ impl Transport {
     fn pass(&mut self, header: &mut Header) {
         self.frames_out += 1;
         let acknowledgement = header.kind == DATA && header.flags == ACK && header.length == 0;
-        self.urgent |= !acknowledgement;
+        self.urgent |= !acknowledgement || self.output.len() >= LAZY_BYTES;
         if header.kind == GO_AWAY {
             self.judged = Some(header.length);
         } else if header.kind != PING && header.has(RST) {

@@ -85,19 +85,19 @@ pub fn main() -> ExitCode {
 fn token(command: TokenCommand) -> anyhow::Result<()> {
     match command {
         TokenCommand::Create(create) => {
-            let tokens = service::open_tokens(&runtime::load::<Options>(NAME, &create.settings)?)?;
+            let tokens = service::open_tokens(&runtime::load::<Options>(&create.settings)?)?;
             let (_, secret) = tokens.create(grant(create)?)?;
             println!("{}", secret.expose());
         }
         TokenCommand::List { settings } => {
-            let mut records = service::open_tokens(&runtime::load::<Options>(NAME, &settings)?)?.list()?;
+            let mut records = service::open_tokens(&runtime::load::<Options>(&settings)?)?.list()?;
             records.sort_by_key(|record| record.created);
             for record in records {
                 println!("{}  {:.0}  {}", record.id, record.created, describe(&record.grant));
             }
         }
         TokenCommand::Revoke { id, settings } => {
-            let tokens = service::open_tokens(&runtime::load::<Options>(NAME, &settings)?)?;
+            let tokens = service::open_tokens(&runtime::load::<Options>(&settings)?)?;
             anyhow::ensure!(tokens.revoke(&id)?, "there is no token {id:?}; `token list` shows those there are");
         }
     }

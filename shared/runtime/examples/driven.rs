@@ -65,6 +65,11 @@ impl Options for Driven {
     }
 }
 
+#[expect(clippy::panic, reason = "it is what the test asks for")]
+async fn fall_over() {
+    panic!("asked to panic");
+}
+
 async fn serve(_: Driven, context: Context) -> anyhow::Result<()> {
     let (sender, mut commands) = mpsc::channel(16);
     std::thread::spawn(move || {
@@ -91,9 +96,13 @@ async fn serve(_: Driven, context: Context) -> anyhow::Result<()> {
             "not-ready" => condition.not_ready(rest),
             "fail" => return Err(anyhow!("the innermost reason").context(rest.to_owned()).context("cannot serve")),
             "finish" => return Ok(()),
-            "panic" => tokio::spawn(async { None::<u8>.expect("asked to panic") }).await.map(drop).unwrap_or_default(),
+            // The task's end is all there is to wait for.
+            "panic" => drop(tokio::spawn(fall_over()).await),
             // From here on SIGTERM is not heeded.
-            "hang" => std::future::pending::<()>().await,
+            "hang" => {
+                tracing::info!("hanging");
+                std::future::pending::<()>().await;
+            }
             "span" => {
                 let parent = (!rest.is_empty()).then(|| TraceParent::parse(rest)).transpose()?;
                 let mut span = context.tracer.start("driven.span", SpanKind::Server, parent.as_ref());

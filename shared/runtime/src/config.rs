@@ -51,12 +51,12 @@ pub enum ConfigError {
     Defaults { message: String },
 }
 
-/// Reads the options of the process called `name` from `args.config`, the environment and `args.set`.
+/// Reads the options from `args.config`, the environment and `args.set`.
 ///
 /// # Errors
-/// Unreadable file, unknown key (with the nearest known one), a value that does not fit. `name` is only for messages.
-pub fn load<O: Options>(name: &str, args: &Args) -> Result<O, ConfigError> {
-    load_with(args, |variable| env::var_os(variable)).inspect_err(|_| tracing::trace!(name, "configuration refused"))
+/// Unreadable file, unknown key (with the nearest known one), a value that does not fit.
+pub fn load<O: Options>(args: &Args) -> Result<O, ConfigError> {
+    load_with(args, |variable| env::var_os(variable))
 }
 
 /// [`load`] with the environment given.

@@ -70,7 +70,7 @@ where
         config::write_stdout(&format!("{}\n", config::print_schema::<O>()));
         return ExitCode::SUCCESS;
     }
-    let loaded = config::load::<O>(name, args);
+    let loaded = config::load::<O>(args);
     let printed = loaded.and_then(|options| {
         let text = args.print_config.then(|| config::print(&options)).transpose()?;
         Ok((options, text))

@@ -13,8 +13,9 @@ use opentelemetry_sdk::{
 use crate::{Telemetry as Settings, Tracer, metrics::Metrics};
 
 const TRACES_PATH: &str = "/v1/traces";
-/// One export may take this long, and so may the last one at shutdown.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
+/// What the last export may add to the time a process takes to end.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
 #[derive(Debug)]
 pub(crate) struct Telemetry {
@@ -37,7 +38,7 @@ impl Telemetry {
     /// Sends what is left. Blocks, so not to be called on a runtime.
     pub fn shutdown(self) {
         if let Some(traces) = self.traces
-            && let Err(error) = traces.shutdown_with_timeout(EXPORT_TIMEOUT)
+            && let Err(error) = traces.shutdown_with_timeout(FLUSH_TIMEOUT)
         {
             tracing::warn!(%error, "the last traces were not delivered");
         }

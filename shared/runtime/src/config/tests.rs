@@ -41,6 +41,7 @@ enum Mode {
     /// Documented, so that the schema lists it as `oneOf`.
     #[default]
     ReadOnly,
+    /// The whole.
     Full,
 }
 

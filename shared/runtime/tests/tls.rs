@@ -1,0 +1,98 @@
+//! Handshakes between the two ends the runtime configures.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{path::PathBuf, sync::Arc};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+use runtime::tls::{ClientTrust, TlsError, client_config, install_provider, server_config};
+use rustls_pki_types::ServerName;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+struct Files {
+    _dir: TempDir,
+    ca: PathBuf,
+    cert: PathBuf,
+    key: PathBuf,
+    other_key: PathBuf,
+}
+
+fn files() -> Files {
+    install_provider();
+    let dir = tempfile::tempdir().unwrap();
+    let mut authority = CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let mut leaf = CertificateParams::new(vec!["server.test".to_owned()]).unwrap();
+    leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    let leaf = leaf.signed_by(&key, &authority).unwrap();
+    let write = |name: &str, content: String| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    };
+    Files {
+        ca: write("ca.pem", authority.pem()),
+        cert: write("cert.pem", leaf.pem()),
+        key: write("key.pem", key.serialize_pem()),
+        other_key: write("other.pem", KeyPair::generate().unwrap().serialize_pem()),
+        _dir: dir,
+    }
+}
+
+/// What the client reads, and whether the second handshake resumed the first.
+async fn talk(files: &Files, trust: ClientTrust<'_>, name: &'static str) -> std::io::Result<(String, Option<Vec<u8>>)> {
+    let server = TlsAcceptor::from(Arc::new(server_config(&files.cert, &files.key, &[b"h2", b"http/1.1"]).unwrap()));
+    let client = TlsConnector::from(client_config(trust, &[b"http/1.1"]).unwrap());
+    let (near, far) = tokio::io::duplex(16 * 1024);
+    let serving = async {
+        if let Ok(mut stream) = server.accept(far).await {
+            let _ = stream.write_all(b"hello").await;
+            let _ = stream.shutdown().await;
+        }
+    };
+    let calling = async {
+        let mut stream = client.connect(ServerName::try_from(name).unwrap(), near).await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await?;
+        Ok((text, stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec)))
+    };
+    tokio::join!(serving, calling).1
+}
+
+#[tokio::test]
+async fn a_ca_file_makes_its_servers_trusted_for_their_names_only() {
+    let files = files();
+    let trust = ClientTrust { ca_file: Some(&files.ca), system_roots: false, insecure_skip_verify: false };
+    let (text, alpn) = talk(&files, trust, "server.test").await.unwrap();
+    assert_eq!((text.as_str(), alpn.as_deref()), ("hello", Some(b"http/1.1".as_slice())));
+    let error = talk(&files, trust, "other.test").await.unwrap_err().to_string();
+    assert!(error.contains("not valid for name"), "{error}");
+    assert!(talk(&files, ClientTrust { system_roots: true, ..trust }, "server.test").await.is_ok());
+}
+
+#[tokio::test]
+async fn without_the_ca_file_the_server_is_not_trusted_unless_told_to() {
+    let files = files();
+    let error = talk(&files, ClientTrust::default(), "server.test").await.unwrap_err().to_string();
+    assert!(error.contains("UnknownIssuer"), "{error}");
+    let insecure = ClientTrust { insecure_skip_verify: true, ..ClientTrust::default() };
+    assert_eq!(talk(&files, insecure, "other.test").await.unwrap().0, "hello");
+}
+
+#[test]
+fn files_that_cannot_be_used_are_named() {
+    let files = files();
+    let message = |error: TlsError| format!("{:#}", anyhow::Error::from(error));
+    let missing = message(server_config(&files.cert.with_extension("gone"), &files.key, &[]).unwrap_err());
+    assert!(missing.contains("certificate file") && missing.contains("cert.gone"), "{missing}");
+    let keyless = message(server_config(&files.cert, &files.cert, &[]).unwrap_err());
+    assert!(keyless.contains("key file") && keyless.contains("cert.pem"), "{keyless}");
+    assert!(matches!(server_config(&files.cert, &files.other_key, &[]), Err(TlsError::KeyPair { .. })));
+    assert!(matches!(server_config(&files.key, &files.key, &[]), Err(TlsError::NoCertificate { .. })));
+    let trust = ClientTrust { ca_file: Some(&files.key), ..ClientTrust::default() };
+    assert!(matches!(client_config(trust, &[]), Err(TlsError::NoCertificate { .. })));
+}

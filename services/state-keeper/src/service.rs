@@ -18,6 +18,9 @@ use crate::store::Store;
 /// How soon the state is looked at again after it could not be read.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// The state is never looked at more often, whatever the settings say.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
+
 /// Runs state-keeper until the context's shutdown.
 ///
 /// # Errors
@@ -63,7 +66,7 @@ pub async fn run_on(options: Options, context: Context, bus: Bus) -> anyhow::Res
     tokio::select! {
         () = context.shutdown.cancelled() => {}
         () = follow_bus(&bus, context.health.condition("bus")) => {}
-        () = look_at_state(&store, options.kubernetes.check_interval.get()) => {}
+        () = look_at_state(&store, options.kubernetes.check_interval.get().max(SHORTEST_INTERVAL)) => {}
     }
     // What is being answered is finished; each operation has its own deadline.
     tokio::join!(serving_get.stop(), serving_save.stop());

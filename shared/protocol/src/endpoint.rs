@@ -44,7 +44,8 @@ pub fn split_proxy_path(path: &str) -> Option<(&str, &str)> {
 
 #[cfg(test)]
 mod tests {
-    use super::split_proxy_path;
+    use super::{CLUSTER_PREFIX, split_proxy_path};
+    use proptest::prelude::*;
 
     #[test]
     fn a_proxied_path_gives_the_cluster_and_the_rest() {
@@ -56,5 +57,16 @@ mod tests {
         assert_eq!(split("/api/v1/clusters/agent//proxy/api"), None);
         assert_eq!(split("/api/v1/clusters/agent/ws"), None);
         assert_eq!(split("/api/v1/pods"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_split_can_be_joined(path in "(?s).{0,60}|(/api/v1/clusters/agent/)?[a-z/%.?]{0,12}(/proxy)?[a-z/%.?ü]{0,20}") {
+            if let Some((cluster, rest)) = split_proxy_path(&path) {
+                prop_assert!(!cluster.is_empty() && !cluster.contains('/') && rest.starts_with('/'));
+                let joined = format!("{CLUSTER_PREFIX}{cluster}/proxy{rest}");
+                prop_assert!(joined == path || joined == format!("{path}/"), "{} is not {}", joined, path);
+            }
+        }
     }
 }

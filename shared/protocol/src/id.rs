@@ -149,6 +149,7 @@ identifier!(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn names_of_the_existing_agent_are_accepted() {
@@ -174,5 +175,20 @@ mod tests {
     fn an_invalid_identifier_in_json_is_an_error_that_says_why() {
         let error = serde_json::from_str::<ClusterId>("\"a b\"").unwrap_err().to_string();
         assert!(error.contains("ClusterId contains ' '"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_accepted_is_harmless_wherever_it_is_put(text in "(?s).{0,20}|[A-Za-z0-9._:-]{0,140}") {
+            if let Ok(id) = ClusterId::new(text.clone()) {
+                prop_assert_eq!(id.as_str(), text.as_str());
+                prop_assert!(text.bytes().all(|b| b.is_ascii_graphic() && !b"/?#%\"'\\<>".contains(&b)));
+                prop_assert_eq!(serde_json::from_str::<ClusterId>(&serde_json::to_string(&id).unwrap()).unwrap(), id);
+            }
+            if let Ok(id) = StreamId::new(text) {
+                prop_assert!(http::HeaderValue::from_str(id.as_str()).is_ok());
+                prop_assert_eq!(serde_json::to_string(&id).unwrap().len(), id.as_str().len() + 2, "nothing to escape");
+            }
+        }
     }
 }

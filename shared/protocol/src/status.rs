@@ -122,6 +122,7 @@ impl Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn it_has_the_form_of_the_api_server() {
@@ -144,5 +145,17 @@ mod tests {
     fn a_retry_hint_is_part_of_the_details() {
         let json = String::from_utf8(Status::too_many_requests("busy").with_retry_after(3).to_json()).unwrap();
         assert!(json.contains(r#""details":{"retryAfterSeconds":3}"#), "{json}");
+    }
+
+    proptest! {
+        #[test]
+        fn every_message_is_read_back(code in 0u16..1000, reason in "[A-Za-z]{0,20}", message in "(?s).{0,60}", retry: Option<u32>) {
+            let mut status = Status::failure(code, &reason, message);
+            if let Some(seconds) = retry {
+                status = status.with_retry_after(seconds);
+            }
+            prop_assert!(status.http_status().as_u16() >= 100);
+            prop_assert_eq!(serde_json::from_slice::<Status>(&status.to_json()).unwrap(), status);
+        }
     }
 }

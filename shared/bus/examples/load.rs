@@ -1,7 +1,12 @@
 //! What streams over NATS cost: round trips, bulk and opens between two processes, each on one thread, with the CPU
-//! time of each side. `cargo run --release -p bus --example load -- nats://127.0.0.1:4222 [small|bulk|open ...]`
+//! time of each side. `cargo run --release -p bus --example load -- nats://127.0.0.1:4222 [small|bulk|open|idle ...]`
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::cast_precision_loss, reason = "a measurement, not a service")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_precision_loss,
+    reason = "a measurement, not a service"
+)]
 
 use std::{
     process::{Child, Command, Stdio},
@@ -42,6 +47,9 @@ async fn main() {
     }
     if wanted("open") {
         opens(&bus, &peer).await;
+    }
+    if wanted("idle") {
+        idle(&bus, &peer).await;
     }
     println!("{:?}", bus.stats());
     peer.kill().unwrap();
@@ -191,4 +199,33 @@ async fn opens(bus: &Bus, peer: &Child) {
         worker.unwrap();
     }
     meter.report("open x16", COUNT.into(), "stream");
+}
+
+/// Bytes of memory in use by a process.
+fn resident(process: u32) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() * 1024.0
+}
+
+async fn idle(bus: &Bus, peer: &Child) {
+    const COUNT: u32 = 2000;
+    let both = || [std::process::id(), peer.id()].map(resident);
+    let before = both();
+    let mut streams = Vec::new();
+    for _ in 0..COUNT {
+        let mut stream = open(bus, "echo", b"hello").await;
+        let mut back = [0; 5];
+        stream.read_exact(&mut back).await.unwrap();
+        streams.push(stream);
+    }
+    let after = both();
+    let each = [0, 1].map(|side| (after[side] - before[side]) / f64::from(COUNT));
+    println!(
+        "idle x{COUNT}: {:.0} and {:.0} bytes a stream, {:.1} and {:.1} MiB in all",
+        each[0],
+        each[1],
+        after[0] / 1048576.0,
+        after[1] / 1048576.0
+    );
 }

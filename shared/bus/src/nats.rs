@@ -114,7 +114,8 @@ impl NatsBus {
         let signals = Arc::new(Signals::new());
         let ledger = Arc::new(Ledger::new(options.buffer_total, options.stream_window));
         let events = Arc::new(rpc::RpcEvents { signals: Arc::clone(&signals), ledger: Arc::clone(&ledger) });
-        let rpc = connection::connect(options, service, "rpc", Arc::downgrade(&events) as _, Some(events)).await?;
+        let rpc =
+            connection::connect(options, service, connection::RPC, Arc::downgrade(&events) as _, Some(events)).await?;
         let options = options.clone();
         Ok(Self { service, options, ledger, signals, rpc, io: OnceCell::new(), closed: AtomicBool::new(false) })
     }

@@ -32,12 +32,24 @@ pub(crate) trait Events: Send + Sync {
     fn slow(&self);
 }
 
+/// What a connection is for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Role {
+    /// As the server's monitoring shows it.
+    name: &'static str,
+    /// The client reads into buffers of half this size or more.
+    read_buffer: u16,
+}
+
+pub(super) const RPC: Role = Role { name: "rpc", read_buffer: 8 * 1024 };
+pub(super) const STREAMS: Role = Role { name: "io", read_buffer: u16::MAX };
+
 /// Begins to connect and returns at once; from then on the client reconnects for ever. `events` does not own the
 /// receiver unless `keep` does: a client must not keep alive what keeps it alive.
 pub(super) async fn connect(
     options: &Options,
     service: Service,
-    role: &str,
+    role: Role,
     events: Weak<dyn Events>,
     keep: Option<Arc<dyn Events>>,
 ) -> Result<Client, ConnectError> {
@@ -73,7 +85,8 @@ pub(super) async fn connect(
         connect = connect.add_root_certificates(path.clone());
     }
     connect
-        .name(format!("{service}/{role}"))
+        .name(format!("{service}/{}", role.name))
+        .read_buffer_capacity(role.read_buffer)
         .custom_inbox_prefix(subjects::inbox(service))
         .no_echo()
         .retry_on_initial_connect()

@@ -106,7 +106,7 @@ pub(super) async fn start(
     });
     signals.io.send_replace(Some(Status::Disconnected { reason: "connecting".to_owned() }));
     let events: Arc<dyn Events> = Arc::clone(&io) as _;
-    let client = connection::connect(options, service, "io", Arc::downgrade(&events), None).await?;
+    let client = connection::connect(options, service, connection::STREAMS, Arc::downgrade(&events), None).await?;
     let subscriber = match client.subscribe(peer::subscription(&address)).await {
         Ok(subscriber) => subscriber,
         Err(error) => {

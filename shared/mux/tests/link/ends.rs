@@ -192,3 +192,22 @@ async fn a_foreign_peer_gets_its_close_answered() {
     assert!(answered);
     assert!(matches!(end.closed().await, Closed::Peer { code: 1005, .. }));
 }
+
+#[tokio::test]
+async fn text_overtakes_stream_data_that_was_written_first() {
+    let config = Config::default();
+    let (mut client, server) = sockets(&config).await;
+    let end = End::new(server, Role::ControlPlane, &config);
+    end.link.start_streams(Windows::Tuned);
+    let mut stream = soon("open", end.link.open()).await.unwrap();
+    // Nothing here waits, so the driver finds both when it runs.
+    stream.write_all(b"data").await.unwrap();
+    end.link.send("text".to_owned()).await.unwrap();
+    loop {
+        match soon("the text", client.next()).await.unwrap().unwrap() {
+            Message::Text(text) => break assert_eq!(text.as_str(), "text"),
+            Message::Binary(bytes) => assert!(!bytes.ends_with(b"data"), "data before the text"),
+            other => panic!("{other}"),
+        }
+    }
+}

@@ -130,6 +130,8 @@ spec:
     spec:
       serviceAccountName: {{ include "pipeops.serviceAccount" . }}
       automountServiceAccountToken: false
+      # A Service called pipeops-… would otherwise put variables into the pod that look like settings.
+      enableServiceLinks: false
       enableServiceLinks: false
       terminationGracePeriodSeconds: {{ .values.terminationGracePeriodSeconds }}
       {{- with .root.Values.priorityClassName }}

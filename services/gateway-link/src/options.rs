@@ -26,6 +26,7 @@ impl runtime::Options for Options {
         ("PIPEOPS_TOKEN", "pipeops.token"),
         ("PIPEOPS_TOKEN_FILE", "pipeops.token_file"),
         ("PIPEOPS_TLS_CA_FILE", "pipeops.tls.ca_file"),
+        ("PIPEOPS_TLS_INSECURE_SKIP_VERIFY", "pipeops.tls.insecure_skip_verify"),
         ("PIPEOPS_CLUSTER_NAME", "agent.cluster_name"),
     ];
 

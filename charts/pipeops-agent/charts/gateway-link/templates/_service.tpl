@@ -17,7 +17,7 @@ env:
   PIPEOPS_TLS_CA_FILE: /etc/pipeops/control-plane-ca/ca.crt
   {{- end }}
   {{- if $pipeops.tls.insecureSkipVerify }}
-  PIPEOPS_PIPEOPS_TLS_INSECURE_SKIP_VERIFY: "true"
+  PIPEOPS_TLS_INSECURE_SKIP_VERIFY: "true"
   {{- end }}
 volumes:
   - name: control-plane

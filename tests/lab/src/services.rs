@@ -13,6 +13,9 @@ use tokio::{
     process::Command,
 };
 
+/// Says that the services are built.
+pub(crate) const BUILT: &str = "PIPEOPS_LAB_SERVICES_BUILT";
+
 const LINES_KEPT: usize = 60;
 
 /// The services' programs, by name.
@@ -34,9 +37,13 @@ struct Target {
 }
 
 impl Services {
-    /// Builds every folder of `services/` that is a package, in the profile that ships.
+    /// Builds every folder of `services/` that is a package, in the profile that ships. With [`BUILT`] in the environment, those that
+    /// were built last are taken as they are: many labs in turn need not ask cargo each time.
     pub(crate) async fn build(progress: &Progress) -> Result<Self> {
         let packages = packages()?;
+        if std::env::var_os(BUILT).is_some() {
+            return Self::built(packages);
+        }
         let step = progress.step("services", "cargo build --release");
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         command.args(["build", "--release", "--message-format=json-render-diagnostics"]);
@@ -74,6 +81,18 @@ impl Services {
         }
         step.done(&packages.join(", "));
         Ok(Self { binaries: binaries? })
+    }
+
+    fn built(packages: Vec<String>) -> Result<Self> {
+        let target =
+            std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| folders::workspace().join("target"), PathBuf::from);
+        let mut binaries = BTreeMap::new();
+        for name in packages {
+            let file = target.join("release").join(&name);
+            anyhow::ensure!(file.is_file(), "{BUILT} is set, and {} does not exist", file.display());
+            binaries.insert(name, file);
+        }
+        Ok(Self { binaries })
     }
 
     /// Names and files.

@@ -7,7 +7,7 @@ use crate::{
     folders,
     parts::Parts,
     progress::{Progress, Step},
-    services::Services,
+    services::{BUILT, Services},
 };
 use anyhow::{Context, Result};
 use count::Counter;
@@ -74,6 +74,7 @@ async fn tests(filter: Option<&str>, parts: &Parts, progress: &Progress) -> Resu
         .current_dir(folders::workspace())
         .env("PATH", parts.search_path()?)
         .env("NATS_SERVER", parts.path("nats-server")?)
+        .env(BUILT, "1")
         // An error of a test has its own chain; a backtrace under each hides it.
         .env("RUST_LIB_BACKTRACE", "0")
         .stdin(Stdio::null())

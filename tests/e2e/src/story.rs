@@ -1,0 +1,181 @@
+//! The same commands straight and through the agent.
+
+use crate::normalise;
+use anyhow::{Result, ensure};
+use lab::{Lab, Output, Tool};
+use std::fmt::Write;
+
+/// One command.
+#[derive(Clone, Debug)]
+pub struct Step {
+    args: Vec<String>,
+    input: String,
+    tool: Which,
+    /// What it must end with; the direct run proves that the test itself is right.
+    code: i32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Which {
+    Kubectl,
+    Helm,
+}
+
+/// Commands that build on each other. The last of them leave nothing behind, because all of them run twice.
+#[derive(Clone, Debug, Default)]
+pub struct Story {
+    steps: Vec<Step>,
+}
+
+/// What a run through the agent and a straight one are compared by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Seen {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Step {
+    fn new(tool: Which, command: &str) -> Self {
+        Self { args: words(command), input: String::new(), tool, code: 0 }
+    }
+
+    /// kubectl with these arguments; 'single quotes' keep a space.
+    #[must_use]
+    pub fn kubectl(command: &str) -> Self {
+        Self::new(Which::Kubectl, command)
+    }
+
+    /// helm with these arguments.
+    #[must_use]
+    pub fn helm(command: &str) -> Self {
+        Self::new(Which::Helm, command)
+    }
+
+    /// Text for its stdin.
+    #[must_use]
+    pub fn input(mut self, input: &str) -> Self {
+        input.clone_into(&mut self.input);
+        self
+    }
+
+    /// The exit code, when it is not 0.
+    #[must_use]
+    pub fn ends_with(mut self, code: i32) -> Self {
+        self.code = code;
+        self
+    }
+
+    /// The command line.
+    #[must_use]
+    pub fn line(&self) -> String {
+        format!("{} {}", if self.tool == Which::Helm { "helm" } else { "kubectl" }, self.args.join(" "))
+    }
+
+    async fn run(&self, lab: &Lab, through: bool) -> Result<Seen> {
+        let args: Vec<&str> = self.args.iter().map(String::as_str).collect();
+        let output = match (self.tool, through) {
+            (Which::Helm, true) => lab.helm(&args).await?,
+            (Which::Helm, false) => lab.helm_direct(&args).await?,
+            (Which::Kubectl, true) => run(lab.proxied()?, &args, &self.input).await?,
+            (Which::Kubectl, false) => run(lab.direct(), &args, &self.input).await?,
+        };
+        let seen =
+            Seen { code: output.status.code(), stdout: normalise(&output.stdout), stderr: normalise(&output.stderr) };
+        ensure!(
+            through || seen.code == Some(self.code),
+            "straight, {} ends with {:?}: {}{}",
+            self.line(),
+            seen.code,
+            seen.stdout,
+            seen.stderr
+        );
+        Ok(seen)
+    }
+}
+
+async fn run(tool: &Tool, args: &[&str], input: &str) -> Result<Output> {
+    tool.run_with_input(args, input).await
+}
+
+impl Story {
+    /// Commands in their order.
+    pub fn new(steps: impl IntoIterator<Item = Step>) -> Self {
+        Self { steps: steps.into_iter().collect() }
+    }
+
+    /// Runs all of it straight, then all of it through the agent: stdout, stderr and exit codes have to be the same.
+    ///
+    /// # Errors
+    /// What differed, or what could not be run.
+    pub async fn same_both_ways(&self, lab: &Lab) -> Result<()> {
+        let mut straight = Vec::new();
+        for step in &self.steps {
+            straight.push(step.run(lab, false).await?);
+        }
+        for (step, straight) in self.steps.iter().zip(&straight) {
+            compare(step, straight, &step.run(lab, true).await?)?;
+        }
+        Ok(())
+    }
+
+    /// For commands that change nothing: each runs both ways at once, so that what it shows is of the same moment.
+    ///
+    /// # Errors
+    /// As [`Story::same_both_ways`].
+    pub async fn same_at_once(&self, lab: &Lab) -> Result<()> {
+        for step in &self.steps {
+            let (straight, through) = tokio::try_join!(step.run(lab, false), step.run(lab, true))?;
+            compare(step, &straight, &through)?;
+        }
+        Ok(())
+    }
+}
+
+fn compare(step: &Step, straight: &Seen, through: &Seen) -> Result<()> {
+    let mut differences = String::new();
+    if straight.code != through.code {
+        write!(differences, "\nexit code {:?}, through the agent {:?}", straight.code, through.code)?;
+    }
+    for (what, straight, through) in
+        [("stdout", &straight.stdout, &through.stdout), ("stderr", &straight.stderr, &through.stderr)]
+    {
+        if straight == through {
+            continue;
+        }
+        let at = straight.lines().zip(through.lines()).take_while(|(straight, through)| straight == through).count();
+        let line = |text: &str| text.lines().nth(at).unwrap_or("(its end)").chars().take(400).collect::<String>();
+        write!(
+            differences,
+            "\n{what} differs from line {} on:\n  straight: {}\n  through:  {}",
+            at + 1,
+            line(straight),
+            line(through)
+        )?;
+    }
+    ensure!(differences.is_empty(), "{}{differences}", step.line());
+    Ok(())
+}
+
+/// Splits at spaces, but not between single quotes.
+fn words(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    for (at, part) in line.split('\'').enumerate() {
+        if at % 2 == 1 {
+            words.push(part.to_owned());
+        } else {
+            words.extend(part.split_whitespace().map(str::to_owned));
+        }
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::words;
+
+    #[test]
+    fn quotes_keep_spaces() {
+        assert_eq!(words("patch cm a -p '{\"a\": 1}' -o yaml"), ["patch", "cm", "a", "-p", "{\"a\": 1}", "-o", "yaml"]);
+    }
+}

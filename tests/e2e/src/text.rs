@@ -1,0 +1,56 @@
+//! What differs from one run of a command to the next.
+
+use regex::Regex;
+use std::sync::LazyLock;
+
+/// What is volatile, and what stands for it. Nothing else is hidden.
+static VOLATILE: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
+    [
+        // Times: RFC 3339, helm's table, diff's header, helm's status.
+        (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "<time>"),
+        (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+ [+-]\d{4}( [A-Z]+)?", "<time>"),
+        (r"(Mon|Tue|Wed|Thu|Fri|Sat|Sun) [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \d{4}", "<time>"),
+        (r"(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d [+-]\d{4}", "<time>"),
+        (r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "<uid>"),
+        (r#"("?resourceVersion"?: ?)"\d+""#, r#"$1"<version>""#),
+        // Ages, in tables and in `describe`. Their width moves what stands behind them.
+        (r"(?m)(^Age: +)(\d+[smhd])+$", "$1<age>"),
+        (r"(?m) {2,}((\d+[smhd])+|<unknown>)( {2,}|$)", "  <age>  "),
+        (r"(?m) {2,}AGE( {2,}|$)", "  AGE  "),
+        // The files that `kubectl diff` compares, and klog's time and process.
+        (r"/(LIVE|MERGED)-\d+", "/$1-<n>"),
+        (r"(?m)^([EWI])\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ ", "$1 "),
+    ]
+    .into_iter()
+    .map(|(pattern, stand_in)| (Regex::new(pattern), stand_in))
+    .filter_map(|(pattern, stand_in)| pattern.ok().map(|pattern| (pattern, stand_in)))
+    .collect()
+});
+
+/// `text` with ages, times, resource versions, uids and the names of temporary files replaced.
+#[must_use]
+pub fn normalise(text: &str) -> String {
+    VOLATILE
+        .iter()
+        .fold(text.to_owned(), |text, (pattern, stand_in)| pattern.replace_all(&text, *stand_in).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{VOLATILE, normalise};
+
+    #[test]
+    fn every_pattern_is_one() {
+        assert_eq!(VOLATILE.len(), 11);
+    }
+
+    #[test]
+    fn hides_what_is_volatile_and_nothing_else() {
+        let table = "NAME   DATA   AGE\na      1      59s\nb      12     2m5s\n";
+        assert_eq!(normalise(table), "NAME   DATA  AGE  \na      1  <age>  \nb      12  <age>  \n");
+        let one = r#"{"name":"a","uid":"7b0c1f6e-0d0b-4a4e-9a53-2f8f0f6f7f00","resourceVersion":"812","n":812}"#;
+        assert_eq!(normalise(one), r#"{"name":"a","uid":"<uid>","resourceVersion":"<version>","n":812}"#);
+        assert_eq!(normalise("  creationTimestamp: \"2026-11-21T08:30:01Z\""), "  creationTimestamp: \"<time>\"");
+        assert_eq!(normalise("replicas: 5s5 10s"), "replicas: 5s5 10s");
+    }
+}

@@ -1,0 +1,60 @@
+//! What several tests start from.
+
+use anyhow::Result;
+use lab::{Lab, until};
+use std::time::Duration;
+
+const ACCOUNT_WITHIN: Duration = Duration::from_secs(30);
+
+/// An empty namespace that has what every namespace gets, so that nothing appears in it during the test.
+pub async fn namespace(lab: &Lab, name: &str) -> Result<()> {
+    lab.admin().stdout(&["create", "namespace", name]).await?;
+    until("the namespace's ServiceAccount and ConfigMap", ACCOUNT_WITHIN, || async {
+        lab.admin().stdout(&["get", "serviceaccount/default", "configmap/kube-root-ca.crt", "-n", name]).await
+    })
+    .await?;
+    Ok(())
+}
+
+/// Objects of several kinds that no controller changes.
+pub const OBJECTS: &str = r#"
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: settings, labels: {app: shop, tier: back}}
+data: {colour: "green", text: "two\nlines", unicode: "größe ✓"}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: more, labels: {app: shop}}
+binaryData: {blob: AAECAwQF/w==}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: hidden, labels: {app: shop}}
+stringData: {password: "s3cret"}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: front, labels: {app: shop}}
+spec: {clusterIP: None, selector: {app: front}, ports: [{name: http, port: 80, targetPort: 8080}]}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: idle, labels: {app: shop}, annotations: {note: "no pods"}}
+spec:
+  replicas: 0
+  selector: {matchLabels: {app: idle}}
+  template:
+    metadata: {labels: {app: idle}}
+    spec: {containers: [{name: main, image: "example.com/main:1", env: [{name: A, value: b}], ports: [{containerPort: 80}]}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: door, labels: {app: shop}}
+spec: {rules: [{host: shop.example.com, http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: front, port: {number: 80}}}}]}}]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: reader, labels: {app: shop}}
+rules: [{apiGroups: [""], resources: [configmaps], verbs: [get, list]}]
+"#;

@@ -1,0 +1,91 @@
+//! `cargo lab bench NAME`.
+
+use crate::{
+    proxy::{self, Row},
+    report::Report,
+};
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+use std::{path::PathBuf, process::ExitCode};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Figures, beside the direct path and other tunnels in the same run.
+#[derive(Debug, Parser)]
+#[command(name = "cargo lab bench", bin_name = "cargo lab bench", disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// Requests to the API server: direct, through the agent, through konnectivity and through chisel
+    Proxy {
+        /// Only this row; may be given several times
+        #[arg(long, value_name = "ROW")]
+        only: Vec<Row>,
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+#[derive(Args, Debug)]
+struct Common {
+    /// Two short repeats instead of three long ones
+    #[arg(long)]
+    quick: bool,
+    /// Write every figure to this file, as a list of {bench, row, subject, metric, unit, value, spread}
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// The whole program.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // One thread: what the client uses is taken from what it measures.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start the runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(cli)) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> Result<ExitCode> {
+    let mut interrupted = signal(SignalKind::interrupt()).context("cannot wait for Ctrl-C")?;
+    let mut terminated = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let Bench::Proxy { only, common } = cli.bench;
+    let scale = if common.quick { proxy::Scale::quick() } else { proxy::Scale::full() };
+    let options = proxy::Options { only, scale, progress: lab::Progress::detect() };
+    // Dropped half-way, it ends everything it has started.
+    let report = tokio::select! {
+        report = proxy::run(options) => report?,
+        _ = interrupted.recv() => return Ok(stopped()),
+        _ = terminated.recv() => return Ok(stopped()),
+    };
+    finish(&report, &common)
+}
+
+fn finish(report: &Report, common: &Common) -> Result<ExitCode> {
+    if let Some(file) = &common.json {
+        report.write_json(file)?;
+    }
+    for failure in report.failures() {
+        eprintln!("not measured: {failure}");
+    }
+    Ok(if report.failures().is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn stopped() -> ExitCode {
+    eprintln!("stopped; nothing that was started runs any more");
+    ExitCode::from(130)
+}

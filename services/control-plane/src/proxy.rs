@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use exchange::{Connection, Reply, SendError, Upgraded};
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Request, Response, Uri};
 use http_body_util::{Either, Empty};
@@ -120,29 +120,17 @@ fn prepare(
     identity::strip(headers);
     headers.remove(header::AUTHORIZATION);
     headers.remove(header::EXPECT);
-    let upgrade = hop::upgrade_type(headers);
-    let trailers = accepts_trailers(headers);
-    hop::strip_hop_by_hop(headers);
+    let upgrade = hop::forward_request(headers);
     for (name, value) in token.identity() {
         headers.append(name, value.clone());
-    }
-    if trailers {
-        headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
     if let Some(context) = traced {
         headers.insert(TRACEPARENT, context.to_header_value());
     }
     // HTTP/1.1 wants a host; the agent replaces it.
     headers.insert(header::HOST, HeaderValue::from_static("kubernetes"));
-    let body = match upgrade {
-        Some(protocol) => {
-            headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-            headers.insert(header::UPGRADE, protocol);
-            // The bytes behind an upgrade are the session's, not the request's.
-            Either::Right(Empty::new())
-        }
-        None => Either::Left(body),
-    };
+    // The bytes behind an upgrade are the session's, not the request's.
+    let body = if upgrade { Either::Right(Empty::new()) } else { Either::Left(body) };
     head.uri = rest;
     head.version = http::Version::HTTP_11;
     Ok(Request::from_parts(head, body))
@@ -185,10 +173,6 @@ async fn open(
     let header = StreamHeader { traceparent: traced, ..StreamHeader::kube(id) };
     stream.write_all(&header.encode_v2()).await.map_err(|e| unavailable(&e))?;
     Ok(Box::new(Connection::new(stream).await.map_err(|e| unavailable(&e))?))
-}
-
-fn accepts_trailers(headers: &HeaderMap) -> bool {
-    headers.get(header::TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"))
 }
 
 fn unknown_cluster(cluster: &str) -> Box<Status> {

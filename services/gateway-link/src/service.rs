@@ -29,7 +29,8 @@ pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<
         options,
     };
     let mut watches = JoinSet::new();
-    watches.spawn(watch_bus(bus.clone(), links.context.health.condition("bus")));
+    let condition = links.context.health.condition("bus");
+    watches.spawn(bus.clone().watch_status(move |state| condition.set(state)));
     let outcome = keep_linked(&links).await;
     links.forwarder.metrics.state(ConnectionState::Disconnected);
     watches.shutdown().await;
@@ -93,17 +94,4 @@ fn report(error: &SessionError, wait: Duration, condition: &Condition) {
         tracing::warn!(error = text, retry_in = ?wait, "no link");
     }
     condition.not_ready(text);
-}
-
-async fn watch_bus(bus: Bus, condition: Condition) {
-    let mut status = bus.status();
-    loop {
-        match &*status.borrow_and_update() {
-            bus::Status::Connected => condition.ready(),
-            bus::Status::Disconnected { reason } => condition.not_ready(format!("bus: {reason}")),
-        }
-        if status.changed().await.is_err() {
-            return;
-        }
-    }
 }

@@ -96,22 +96,13 @@ impl Executor {
         self.policy.check_user(&user).map_err(|e| Box::new(Status::forbidden(e.to_string())))?;
         identity::strip(&mut head.headers);
         head.headers.remove(header::AUTHORIZATION);
-        let upgrade = hop::upgrade_type(&head.headers);
-        let trailers = accepts_trailers(&head.headers);
-        hop::strip_hop_by_hop(&mut head.headers);
-        if let Some(protocol) = &upgrade {
-            head.headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-            head.headers.insert(header::UPGRADE, protocol.clone());
-        }
-        if trailers {
-            head.headers.insert(header::TE, HeaderValue::from_static("trailers"));
-        }
+        let upgrade = hop::forward_request(&mut head.headers);
         if self.rbac == RbacMode::Impersonate {
             impersonate(&user, &mut head.headers).map_err(refused)?;
         }
         head.uri = origin_form(&head.uri).map_err(refused)?;
         head.version = http::Version::HTTP_11;
-        Ok((Request::from_parts(head, body), upgrade.is_some()))
+        Ok((Request::from_parts(head, body), upgrade))
     }
 
     async fn send(
@@ -163,10 +154,6 @@ fn impersonate(user: &User, headers: &mut HeaderMap) -> Result<(), String> {
         headers.append(IMPERSONATE_GROUP, value(group)?);
     }
     Ok(())
-}
-
-fn accepts_trailers(headers: &HeaderMap) -> bool {
-    headers.get(header::TE).is_some_and(|te| te.as_bytes().windows(8).any(|w| w.eq_ignore_ascii_case(b"trailers")))
 }
 
 fn origin_form(uri: &Uri) -> Result<Uri, String> {

@@ -1,5 +1,3 @@
-use std::path::PathBuf;
-
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -28,32 +26,22 @@ impl runtime::Options for Options {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct Kubernetes {
-    /// Address of the API server. Unset: KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT, as in every pod.
-    pub api_url: Option<String>,
-    /// PEM file of the authority that signed the API server's certificate. Re-read when it changes.
-    pub ca_file: PathBuf,
-    /// File with this pod's ServiceAccount token. Re-read, so that a rotated token is used at once.
-    pub token_file: PathBuf,
+    #[serde(flatten)]
+    pub server: kubernetes::ApiServer,
     /// Idle API server connections kept for the next request.
     pub max_idle_connections: usize,
 }
 
 impl Default for Kubernetes {
     fn default() -> Self {
-        let folder = PathBuf::from("/var/run/secrets/kubernetes.io/serviceaccount");
-        Self {
-            api_url: None,
-            ca_file: folder.join("ca.crt"),
-            token_file: folder.join("token"),
-            max_idle_connections: 256,
-        }
+        Self { server: kubernetes::ApiServer::default(), max_idle_connections: 256 }
     }
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct Rbac {
     /// `impersonate`: each request runs as the user who made it. `view`, `admin`, `custom`: every request runs as
     /// this pod's ServiceAccount, with the rights the chart gave it under that name.
@@ -71,7 +59,7 @@ pub enum RbacMode {
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct Policy {
     /// Let the control plane name users and groups that begin with `system:`. Off by default: `system:masters`
     /// would bypass every rule of the cluster.

@@ -32,7 +32,8 @@ pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<
         metrics: Metrics::register(&context.meter),
     });
     let mut watches = JoinSet::new();
-    watches.spawn(watch_bus(bus.clone(), context.health.condition("bus")));
+    let condition = context.health.condition("bus");
+    watches.spawn(bus.clone().watch_status(move |state| condition.set(state)));
     watches.spawn(watch_api(Arc::clone(&executor), context.health.condition("kubernetes")));
 
     let mut listener = bus.listen(StreamKind::Kube).await.context("cannot serve proxied requests")?;
@@ -80,19 +81,6 @@ async fn serve_stream(executor: Arc<Executor>, header: OpenHeader, stream: BusSt
     }
 }
 
-async fn watch_bus(bus: Bus, condition: Condition) {
-    let mut status = bus.status();
-    loop {
-        match &*status.borrow_and_update() {
-            bus::Status::Connected => condition.ready(),
-            bus::Status::Disconnected { reason } => condition.not_ready(format!("bus: {reason}")),
-        }
-        if status.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
 /// Asks the API server whether it is ready, the way a proxied request would, and empties the pool of dead connections.
 async fn watch_api(executor: Arc<Executor>, condition: Condition) {
     let mut ticks = interval(PROBE_INTERVAL);
@@ -100,11 +88,9 @@ async fn watch_api(executor: Arc<Executor>, condition: Condition) {
     loop {
         ticks.tick().await;
         executor.upstream.sweep();
-        match timeout(PROBE_TIMEOUT, probe(&executor)).await {
-            Ok(Ok(())) => condition.ready(),
-            Ok(Err(reason)) => condition.not_ready(reason),
-            Err(_) => condition.not_ready(format!("API server gave no answer in {} s", PROBE_TIMEOUT.as_secs())),
-        }
+        let answer = timeout(PROBE_TIMEOUT, probe(&executor)).await;
+        condition
+            .set(answer.unwrap_or_else(|_| Err(format!("API server gave no answer in {} s", PROBE_TIMEOUT.as_secs()))));
     }
 }
 

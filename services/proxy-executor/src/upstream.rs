@@ -39,8 +39,8 @@ pub struct Upstream {
 
 #[derive(Debug, thiserror::Error)]
 pub enum AddressError {
-    #[error("the API server's address is not known: set kubernetes.api_url, or run in a pod")]
-    Unset,
+    #[error(transparent)]
+    Unset(#[from] kubernetes::NoAddress),
     #[error("{0:?} is not an address of an API server: expected https://HOST:PORT")]
     Malformed(String),
 }
@@ -70,10 +70,7 @@ impl UpstreamError {
 
 impl Upstream {
     pub fn new(options: &Kubernetes) -> Result<Self, AddressError> {
-        let url = match &options.api_url {
-            Some(url) => url.clone(),
-            None => in_cluster_url().ok_or(AddressError::Unset)?,
-        };
+        let url = options.server.url()?;
         let malformed = || AddressError::Malformed(url.clone());
         let parts = url.parse::<Uri>().map_err(|_| malformed())?.into_parts();
         let scheme = parts.scheme.filter(|s| *s == Scheme::HTTPS || *s == Scheme::HTTP).ok_or_else(malformed)?;
@@ -83,8 +80,8 @@ impl Upstream {
             scheme,
             authority,
             host,
-            ca: CaFile::new(options.ca_file.clone()),
-            token: TokenFile::new(options.token_file.clone()),
+            ca: CaFile::new(options.server.ca_file.clone()),
+            token: TokenFile::new(options.server.token_file.clone()),
             pool: Pool::new(PoolLimits { max_idle: options.max_idle_connections, idle_timeout: IDLE_TIMEOUT }),
         })
     }
@@ -158,10 +155,4 @@ fn tune(tcp: &TcpStream) -> io::Result<()> {
     let keepalive =
         TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5)).with_retries(3);
     SockRef::from(tcp).set_tcp_keepalive(&keepalive)
-}
-
-fn in_cluster_url() -> Option<String> {
-    let host = std::env::var("KUBERNETES_SERVICE_HOST").ok()?;
-    let port = std::env::var("KUBERNETES_SERVICE_PORT").unwrap_or_else(|_| "443".into());
-    Some(if host.contains(':') { format!("https://[{host}]:{port}") } else { format!("https://{host}:{port}") })
 }

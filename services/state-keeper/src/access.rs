@@ -14,8 +14,8 @@ use crate::Kubernetes;
 /// Why there is no client. All of it may pass: files appear, settings are mounted.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AccessError {
-    #[error("the API server's address is not known: set kubernetes.api_url, or run in a pod")]
-    NoAddress,
+    #[error(transparent)]
+    NoAddress(#[from] kubernetes::NoAddress),
     #[error("the API server's address {url:?} is not a URL")]
     Address { url: String },
     #[error("cannot read CA file {path:?}: {source}")]
@@ -79,14 +79,14 @@ impl Access {
     }
 
     fn connect(&self) -> Result<Client, AccessError> {
-        let url = self.url()?;
+        let url = self.options.server.url()?;
         let address = url.parse::<http::Uri>().ok().filter(|address| address.host().is_some());
         let mut config = kube::Config::new(address.ok_or(AccessError::Address { url })?);
         if config.cluster_url.scheme_str() == Some("https") {
             config.root_cert = Some(self.certificates()?);
-            config.root_cert_file = Some(self.options.ca_file.clone());
+            config.root_cert_file = Some(self.options.server.ca_file.clone());
         }
-        let token_file = &self.options.token_file;
+        let token_file = &self.options.server.token_file;
         std::fs::metadata(token_file).map_err(|source| AccessError::ReadToken { path: token_file.clone(), source })?;
         config.auth_info =
             AuthInfo { token_file: Some(token_file.to_string_lossy().into_owned()), ..AuthInfo::default() };
@@ -97,18 +97,8 @@ impl Access {
         Client::try_from(config).map_err(|e| AccessError::Client(crate::objects::describe(&e)))
     }
 
-    fn url(&self) -> Result<String, AccessError> {
-        if let Some(url) = self.options.api_url.as_ref().filter(|url| !url.is_empty()) {
-            return Ok(url.clone());
-        }
-        let variable = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
-        let host = variable("KUBERNETES_SERVICE_HOST").ok_or(AccessError::NoAddress)?;
-        let port = variable("KUBERNETES_SERVICE_PORT").unwrap_or_else(|| "443".into());
-        Ok(if host.contains(':') { format!("https://[{host}]:{port}") } else { format!("https://{host}:{port}") })
-    }
-
     fn certificates(&self) -> Result<Vec<Vec<u8>>, AccessError> {
-        let path = &self.options.ca_file;
+        let path = &self.options.server.ca_file;
         let pem = std::fs::read(path).map_err(|source| AccessError::ReadCa { path: path.clone(), source })?;
         let certificates: Result<Vec<_>, _> =
             CertificateDer::pem_slice_iter(&pem).map(|found| found.map(|der| der.to_vec())).collect();

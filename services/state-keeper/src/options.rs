@@ -1,11 +1,9 @@
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use kubernetes::SERVICE_ACCOUNT;
 use protocol::AgentId;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-/// Where a pod finds its ServiceAccount.
-const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// The namespace when nothing says another.
 const NAMESPACE: &str = "pipeops-system";
@@ -37,12 +35,8 @@ impl runtime::Options for Options {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Kubernetes {
-    /// Address of the API server. Unset: KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT, as in every pod.
-    pub api_url: Option<String>,
-    /// PEM file of the authority that signed the API server's certificate. Re-read, so that a rotated one is used.
-    pub ca_file: PathBuf,
-    /// File with this pod's ServiceAccount token. Re-read, so that a rotated one is used.
-    pub token_file: PathBuf,
+    #[serde(flatten)]
+    pub server: kubernetes::ApiServer,
     /// How often the state is read to see that it can be; "10s".
     pub check_interval: runtime::Duration,
     /// How long one request to the API server may take; "3s".
@@ -51,11 +45,8 @@ pub struct Kubernetes {
 
 impl Default for Kubernetes {
     fn default() -> Self {
-        let folder = Path::new(SERVICE_ACCOUNT);
         Self {
-            api_url: None,
-            ca_file: folder.join("ca.crt"),
-            token_file: folder.join("token"),
+            server: kubernetes::ApiServer::default(),
             check_interval: runtime::Duration::from_secs(10),
             timeout: runtime::Duration::from_secs(3),
         }

@@ -8,7 +8,7 @@ use bus::state::{GetIdentity, SaveRegistration, StateError};
 use bus::{Bus, Service};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
-use runtime::{Condition, Context};
+use runtime::Context;
 
 use crate::Options;
 use crate::access::Access;
@@ -63,30 +63,16 @@ pub async fn run_on(options: Options, context: Context, bus: Bus) -> anyhow::Res
     let serving_get = bus.serve(get).await.context("cannot serve the identity")?;
     let serving_save = bus.serve(save).await.context("cannot serve registrations")?;
 
+    let on_bus = context.health.condition("bus");
     tokio::select! {
         () = context.shutdown.cancelled() => {}
-        () = follow_bus(&bus, context.health.condition("bus")) => {}
+        () = bus.clone().watch_status(move |state| on_bus.set(state)) => {}
         () = look_at_state(&store, options.kubernetes.check_interval.get().max(SHORTEST_INTERVAL)) => {}
     }
     // What is being answered is finished; each operation has its own deadline.
     tokio::join!(serving_get.stop(), serving_save.stop());
     bus.close().await;
     Ok(())
-}
-
-/// Keeps the condition what the bus is. Never returns.
-async fn follow_bus(bus: &Bus, condition: Condition) {
-    let mut status = bus.status();
-    loop {
-        match &*status.borrow_and_update() {
-            bus::Status::Connected => condition.ready(),
-            bus::Status::Disconnected { reason } => condition.not_ready(reason.clone()),
-        }
-        if status.changed().await.is_err() {
-            condition.not_ready("the bus is closed");
-            std::future::pending::<()>().await;
-        }
-    }
 }
 
 /// Reads the state every `interval`, sooner while it cannot be read; the store keeps its conditions. Never returns.

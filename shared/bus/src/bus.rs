@@ -113,6 +113,20 @@ impl Bus {
         }
     }
 
+    /// Reports whether the bus works, else why not: now and at each change, until the bus is closed.
+    pub async fn watch_status(self, mut report: impl FnMut(Result<(), String>)) {
+        let mut status = self.status();
+        loop {
+            report(match &*status.borrow_and_update() {
+                Status::Connected => Ok(()),
+                Status::Disconnected { reason } => Err(format!("bus: {reason}")),
+            });
+            if status.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// What this instance's streams hold and have done.
     #[must_use]
     pub fn stats(&self) -> Stats {

@@ -51,6 +51,25 @@ pub fn upgrade_type(headers: &HeaderMap) -> Option<HeaderValue> {
     connection_tokens(headers).any(|token| token.eq_ignore_ascii_case(b"upgrade")).then(|| value.clone())
 }
 
+/// Makes a request's headers fit for the next hop: hop-by-hop headers go, except an upgrade and the wish for trailers,
+/// which this hop passes on. True if the request asks for an upgrade.
+pub fn forward_request(headers: &mut HeaderMap) -> bool {
+    let upgrade = upgrade_type(headers);
+    let trailers = headers
+        .get_all(header::TE)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|b| *b == b','))
+        .any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"));
+    strip_hop_by_hop(headers);
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    let Some(protocol) = upgrade else { return false };
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, protocol);
+    true
+}
+
 fn is_protected(name: &HeaderName) -> bool {
     [header::HOST, header::CONTENT_LENGTH, header::CONTENT_TYPE, header::CONTENT_ENCODING, header::AUTHORIZATION]
         .contains(name)
@@ -117,6 +136,16 @@ mod tests {
         assert_eq!(upgrade_type(&map(&[("connection", "upgrade")])), None);
         let both = map(&[("connection", "keep-alive, Upgrade"), ("upgrade", "SPDY/3.1")]);
         assert_eq!(upgrade_type(&both), Some(HeaderValue::from_static("SPDY/3.1")));
+    }
+
+    #[test]
+    fn an_upgrade_and_the_wish_for_trailers_are_passed_on() {
+        let mut plain = map(&[("connection", "close"), ("te", "gzip, Trailers"), ("accept", "*/*")]);
+        assert!(!forward_request(&mut plain));
+        assert_eq!(plain, map(&[("te", "trailers"), ("accept", "*/*")]));
+        let mut session = map(&[("connection", "keep-alive, upgrade"), ("upgrade", "SPDY/3.1"), ("keep-alive", "5")]);
+        assert!(forward_request(&mut session));
+        assert_eq!(session, map(&[("connection", "Upgrade"), ("upgrade", "SPDY/3.1")]));
     }
 
     proptest! {

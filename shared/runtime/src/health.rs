@@ -84,6 +84,14 @@ impl Condition {
         self.change(false, reason.into());
     }
 
+    /// Ready, or not for the reason given.
+    pub fn set(&self, state: Result<(), String>) {
+        match state {
+            Ok(()) => self.ready(),
+            Err(reason) => self.not_ready(reason),
+        }
+    }
+
     fn change(&self, ready: bool, reason: String) {
         let mut state = self.health.lock();
         let Some(condition) = state.conditions.iter_mut().find(|c| c.name == self.name) else { return };

@@ -90,9 +90,9 @@ impl Keeper {
     pub fn start(place: &Place, lab: &Lab) -> Self {
         runtime::tls::install_provider();
         let mut options = state_keeper::Options::default();
-        options.kubernetes.api_url = Some(lab.api_url().to_owned());
-        options.kubernetes.ca_file.clone_from(&place.ca_file);
-        options.kubernetes.token_file.clone_from(&place.token_file);
+        options.kubernetes.server.api_url = Some(lab.api_url().to_owned());
+        options.kubernetes.server.ca_file.clone_from(&place.ca_file);
+        options.kubernetes.server.token_file.clone_from(&place.token_file);
         options.kubernetes.check_interval = runtime::Duration::from_millis(500);
         options.state.namespace = Some(place.namespace.clone());
         let local = LocalBus::new();

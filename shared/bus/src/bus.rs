@@ -98,7 +98,7 @@ impl Bus {
     /// When the bus is closed, or known to deny the subject.
     pub async fn listen(&self, kind: StreamKind) -> Result<Listener, ServeError> {
         let source = match &*self.0 {
-            Backend::Nats(bus) => Source::Nats(bus.listen(kind).await?),
+            Backend::Nats(bus) => Source::Nats(Box::new(bus.listen(kind).await?)),
             Backend::Local(end) => Source::Local(end.listen(kind)?),
         };
         Ok(Listener { source, _bus: self.clone() })
@@ -154,7 +154,7 @@ pub struct Listener {
 
 #[derive(Debug)]
 enum Source {
-    Nats(NatsListener),
+    Nats(Box<NatsListener>),
     Local(LocalListener),
 }
 

@@ -69,6 +69,7 @@ impl Running {
     pub(super) async fn close(&self) {
         self.io.reset_all("bus closed", true);
         self.io.up.store(false, Relaxed);
+        self.io.signals.io.send_replace(None);
         if let Some(client) = self.io.client.get() {
             let _ = tokio::time::timeout(super::FLUSH_TIMEOUT, client.flush()).await;
             let _ = client.drain().await;
@@ -170,6 +171,16 @@ impl Io {
     /// A stream's end on this connection.
     pub(super) fn stream(self: &Arc<Self>, core: Arc<Core>, client: &Client) -> BusStream {
         BusStream::new(core, Wire::Nats { io: Arc::clone(self), sender: Sender(client.clone()) })
+    }
+
+    /// Waits for the connection. False when it was closed for good.
+    pub(super) async fn until_up(&self) -> bool {
+        if self.is_up() {
+            return true;
+        }
+        let mut io = self.signals.io.subscribe();
+        let up = io.wait_for(|status| !matches!(status, Some(Status::Disconnected { .. }))).await;
+        up.is_ok() && self.is_up()
     }
 
     /// Waits for the connection only when the other one works: then this one is about to.
@@ -320,6 +331,13 @@ impl Io {
             }
             Frame::Accept { id, epoch, credit, from, address } => {
                 let peer = self.peer(&address, epoch);
+                if epoch < peer.epoch() {
+                    // It has lost its connection since, and this stream with it.
+                    if let Some(core) = self.find(id) {
+                        core.refused(OpenError::Unavailable("the peer lost its bus connection".to_owned()));
+                    }
+                    return;
+                }
                 let route = NatsRoute { id: from, peer: Arc::clone(&peer) };
                 let accepted = self.find(id).is_some_and(|core| core.accepted(Route::Nats(route), credit));
                 if !accepted {

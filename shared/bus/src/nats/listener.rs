@@ -18,14 +18,23 @@ pub(crate) struct NatsListener {
     pub(super) io: Arc<Io>,
     pub(super) subscriber: Subscriber,
     pub(super) kind: StreamKind,
+    /// An open that came out of the subscription while the connection was away: it can be answered when it is back.
+    pub(super) held: Option<Message>,
 }
 
 impl NatsListener {
     /// The next stream, already accepted. None when the bus is closed or the listener was drained.
     pub(crate) async fn accept(&mut self) -> Option<(OpenHeader, BusStream)> {
         loop {
-            let message = self.subscriber.next().await?;
-            if let Some(accepted) = self.take(&message) {
+            if self.held.is_none() {
+                self.held = Some(self.subscriber.next().await?);
+            }
+            if !self.io.until_up().await {
+                return None;
+            }
+            if let Some(message) = self.held.take()
+                && let Some(accepted) = self.take(&message)
+            {
                 return Some(accepted);
             }
         }
@@ -44,6 +53,7 @@ impl NatsListener {
             return None;
         };
         let peer = io.peer(&address, epoch);
+        let ours = io.epoch();
         if epoch < peer.epoch() {
             // Sent before its connection was lost, so its caller was told that it failed.
             return None;
@@ -69,8 +79,12 @@ impl NatsListener {
         core.connected(Route::Nats(NatsRoute { id, peer: Arc::clone(&peer) }), credit, first);
         let stream = io.stream(Arc::clone(&core), client);
         io.register(&core);
+        if io.epoch() != ours || !io.is_up() {
+            // The connection was lost just now, and this stream was not yet among those that were reset.
+            return None;
+        }
         io.ledger.accepted.fetch_add(1, Relaxed);
-        io.control(&peer, frame::accept(id, io.epoch(), core.granted(), core.id, &io.address));
+        io.control(&peer, frame::accept(id, ours, core.granted(), core.id, &io.address));
         Some((header, stream))
     }
 }

@@ -1,5 +1,13 @@
 //! What end-to-end tests share: one lab for all tests of a binary ([`run`]), the same command straight and through the agent
-//! ([`Story`]), and HTTP without kubectl ([`Front`]).
+//! ([`Story`]), and HTTP without kubectl ([`Front`]); for tests of the way itself, a [`stage`] with a [`backend`] that misbehaves on request.
+
+pub mod backend;
+pub mod client;
+pub mod collector;
+pub mod gauges;
+pub mod side;
+pub mod stage;
+pub mod wire;
 
 mod front;
 mod story;

@@ -1,0 +1,171 @@
+//! One lab with a second cluster for all tests of a file. The tests take turns: most of them kill or freeze what others would use.
+
+use crate::{
+    Protocol,
+    backend::Backend,
+    client::Target,
+    collector::Collector,
+    side::{self, Side},
+};
+use anyhow::{Context, Result, ensure};
+use futures::future::LocalBoxFuture;
+use lab::{Lab, Options, Process, until};
+use libtest_mimic::{Arguments, Failed, Trial};
+use std::{collections::BTreeMap, process::ExitCode, sync::Arc, time::Duration};
+use tokio::{runtime::Runtime, sync::OnceCell};
+
+const READY_WITHIN: Duration = Duration::from_secs(40);
+
+#[derive(Debug)]
+pub struct Stage {
+    pub lab: Lab,
+    pub side: Side,
+    pub backend: Backend,
+    /// Present when the services were told to trace.
+    pub collector: Option<Collector>,
+}
+
+/// A test: its name, and what it does on the stage.
+pub type Scene = (&'static str, for<'a> fn(&'a Stage) -> Played<'a>);
+
+/// A test under way.
+pub type Played<'a> = LocalBoxFuture<'a, Result<()>>;
+
+/// The list of tests: async functions that take `&Stage` and give `anyhow::Result<()>`.
+#[macro_export]
+macro_rules! scenes {
+    ($($test:ident),* $(,)?) => {
+        vec![$({
+            fn played(stage: &$crate::stage::Stage) -> $crate::stage::Played<'_> {
+                Box::pin($test(stage))
+            }
+            (stringify!($test), played as for<'a> fn(&'a $crate::stage::Stage) -> $crate::stage::Played<'a>)
+        }),*]
+    };
+}
+
+/// Runs the tests as `cargo test` asks for, each when everything on the stage works and alone. `traced` services send their spans to
+/// [`Stage::collector`].
+#[must_use]
+pub fn run(traced: bool, scenes: Vec<Scene>) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let runtime = match Runtime::new() {
+        Ok(runtime) => Arc::new(runtime),
+        Err(error) => {
+            eprintln!("cannot start a runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let shared: Arc<OnceCell<Stage>> = Arc::default();
+    let trials = scenes.into_iter().map(|(name, scene)| {
+        let (runtime, shared) = (Arc::clone(&runtime), Arc::clone(&shared));
+        Trial::test(name, move || {
+            let outcome = runtime.block_on(async {
+                let stage =
+                    shared.get_or_try_init(|| Stage::start(traced)).await.context("the stage does not start")?;
+                stage.settled().await.context("the stage is not as the test needs it")?;
+                scene(stage).await
+            });
+            outcome.map_err(|error| Failed::from(format!("{error:#}")))
+        })
+    });
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    let stopped = match Arc::into_inner(shared).and_then(OnceCell::into_inner) {
+        Some(stage) => runtime.block_on(stage.stop()),
+        None => Ok(()),
+    };
+    if let Err(error) = &stopped {
+        eprintln!("the stage did not stop: {error:#}");
+    }
+    if conclusion.has_failed() || stopped.is_err() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+impl Stage {
+    async fn start(traced: bool) -> Result<Self> {
+        let collector = if traced { Some(Collector::start().await?) } else { None };
+        let mut env = BTreeMap::new();
+        if let Some(collector) = &collector {
+            env.insert("PIPEOPS_TELEMETRY_OTLP_ENDPOINT".to_owned(), collector.url());
+            // A trace begun by nobody is not what these tests look at.
+            env.insert("PIPEOPS_TELEMETRY_SAMPLE_RATIO".to_owned(), "0".to_owned());
+        }
+        let lab = Lab::start(Options { control_plane_env: env.clone(), ..Options::default() }).await?;
+        let backend = Backend::start().await?;
+        let side = Side::start(&lab, backend.address, &env).await?;
+        Ok(Self { lab, side, backend, collector })
+    }
+
+    async fn stop(self) -> Result<()> {
+        for process in self.side.processes() {
+            process.stop().await?;
+        }
+        self.lab.stop().await
+    }
+
+    /// The lab's own cluster.
+    ///
+    /// # Errors
+    /// As [`Target::new`].
+    pub fn kube(&self) -> Result<Target> {
+        Target::new(&self.lab, self.lab.cluster())
+    }
+
+    /// The cluster whose API server is the [`Backend`].
+    ///
+    /// # Errors
+    /// As [`Target::new`].
+    pub fn plain(&self) -> Result<Target> {
+        Target::new(&self.lab, side::CLUSTER)
+    }
+
+    /// A process of the lab.
+    ///
+    /// # Errors
+    /// As [`Lab::process`].
+    pub fn process(&self, name: &str) -> Result<Arc<Process>> {
+        self.lab.process(name)
+    }
+
+    /// Our own processes: those of both agents, and the control plane.
+    ///
+    /// # Errors
+    /// When the lab has no such process.
+    pub fn ours(&self) -> Result<Vec<Arc<Process>>> {
+        ["control-plane", "gateway-link", "proxy-executor", "state-keeper"]
+            .map(|name| self.process(name))
+            .into_iter()
+            .collect()
+    }
+
+    /// Waits until both clusters answer.
+    ///
+    /// # Errors
+    /// When they do not.
+    pub async fn settled(&self) -> Result<()> {
+        self.lab.wait_ready(READY_WITHIN).await?;
+        for process in self.side.processes() {
+            process.wait_ready(READY_WITHIN).await?;
+        }
+        self.answers(READY_WITHIN).await
+    }
+
+    /// Waits until a request to each cluster is answered.
+    ///
+    /// # Errors
+    /// When one is not within `limit`.
+    pub async fn answers(&self, limit: Duration) -> Result<()> {
+        for (target, path) in [(self.kube()?, "/version"), (self.plain()?, "/small")] {
+            let client = target.http(Protocol::Http1)?;
+            until(&format!("an answer of {path}"), limit, || async {
+                let response = client.get(target.url(path)).timeout(Duration::from_secs(5)).send().await?;
+                let status = response.status();
+                let body = response.text().await?;
+                ensure!(status == 200, "{status}: {body}");
+                anyhow::Ok(())
+            })
+            .await?;
+        }
+        Ok(())
+    }
+}

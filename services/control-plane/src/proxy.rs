@@ -2,9 +2,10 @@
 //! the cluster to judge.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use exchange::{Connection, Reply, SendError, Upgraded};
+use exchange::{Pool, PoolError, PoolLimits, Reply, Upgraded};
 use http::header::{self, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Request, Response, Uri};
@@ -70,6 +71,7 @@ impl Proxy {
         } else {
             None
         };
+        let uri = request.uri().clone();
         match self.run(request, token, traced).await {
             Ok(Reply::Response(mut response)) => {
                 hop::strip_hop_by_hop(response.headers_mut());
@@ -79,7 +81,7 @@ impl Proxy {
                 upgraded(stream);
                 watch.ours(response.map(|()| axum::body::Body::empty()))
             }
-            Err(status) => watch.status(&status),
+            Err(status) => watch.status(&status, uri.path()),
         }
     }
 
@@ -139,40 +141,40 @@ fn prepare(
 async fn send(
     link: &AgentLink,
     cluster: &str,
-    mut request: Request<RequestBody>,
+    request: Request<RequestBody>,
     traced: Option<TraceParent>,
 ) -> Result<Reply<MuxStream, RequestBody>, Box<Status>> {
     // A traced request gets a stream of its own, because the hops between see only the stream's header.
-    let pool = traced.is_none().then(|| Arc::clone(&link.streams));
-    if pool.is_some() {
-        while let Some(connection) = link.streams.take() {
-            match connection.send(request, pool.clone()).await {
-                Ok(reply) => return Ok(reply),
-                Err(SendError::Unsent(unsent)) => request = *unsent,
-                Err(SendError::Failed(error)) => return Err(broken(cluster, &error)),
+    let own = traced.map(|_| Pool::new(PoolLimits { max_idle: 0, idle_timeout: Duration::ZERO }));
+    let pool = own.as_ref().unwrap_or(&link.streams);
+    pool.send(request, async || open(link, traced).await, || Either::Right(Empty::new())).await.map_err(|error| {
+        match error {
+            PoolError::Connect(error) => {
+                Box::new(Status::unavailable(format!("cannot open a stream to cluster {cluster:?}: {error}")))
             }
+            PoolError::Closed => Box::new(Status::unavailable(format!("the link to cluster {cluster:?} was lost"))),
+            PoolError::Failed(error) => broken(cluster, &error),
         }
-    }
-    let connection = open(link, cluster, traced).await?;
-    connection.send(request, pool).await.map_err(|error| match error {
-        SendError::Unsent(_) => Box::new(Status::unavailable(format!("the link to cluster {cluster:?} was lost"))),
-        SendError::Failed(error) => broken(cluster, &error),
     })
 }
 
-async fn open(
-    link: &AgentLink,
-    cluster: &str,
-    traced: Option<TraceParent>,
-) -> Result<Box<Connection<MuxStream, RequestBody>>, Box<Status>> {
-    let unavailable = |error: &dyn std::fmt::Display| {
-        Box::new(Status::unavailable(format!("cannot open a stream to cluster {cluster:?}: {error}")))
-    };
-    let mut stream = link.link.open().await.map_err(|e| unavailable(&e))?;
-    let id = StreamId::new(format!("{:016x}", rand::random::<u64>())).map_err(|e| unavailable(&e))?;
+#[derive(Debug, thiserror::Error)]
+enum StreamError {
+    #[error(transparent)]
+    Open(#[from] mux::OpenError),
+    #[error(transparent)]
+    Header(#[from] std::io::Error),
+    #[error("no id for the stream: {0}")]
+    Id(#[from] protocol::InvalidId),
+}
+
+/// A stream that begins with its header; the first request follows at once.
+async fn open(link: &AgentLink, traced: Option<TraceParent>) -> Result<MuxStream, StreamError> {
+    let mut stream = link.link.open().await?;
+    let id = StreamId::new(format!("{:016x}", rand::random::<u64>()))?;
     let header = StreamHeader { traceparent: traced, ..StreamHeader::kube(id) };
-    stream.write_all(&header.encode_v2()).await.map_err(|e| unavailable(&e))?;
-    Ok(Box::new(Connection::new(stream).await.map_err(|e| unavailable(&e))?))
+    stream.write_all(&header.encode_v2()).await?;
+    Ok(stream)
 }
 
 fn unknown_cluster(cluster: &str) -> Box<Status> {

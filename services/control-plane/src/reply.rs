@@ -7,7 +7,7 @@ use exchange::{BodyError, Observed, Observer};
 use http::{HeaderValue, Response, header};
 use http_body_util::{Either, Full};
 use mux::MuxStream;
-use protocol::Status;
+use protocol::{Status, endpoint::split_proxy_path, status::shows_no_status};
 use runtime::Span;
 
 use crate::metrics::{Active, Metrics};
@@ -29,12 +29,18 @@ impl Watch {
         Self { active: metrics.begin(), span: None }
     }
 
-    pub fn status(self, status: &Status) -> Response<ResponseBody> {
+    /// `path` is that of the request.
+    pub fn status(self, status: &Status, path: &str) -> Response<ResponseBody> {
         let body = Full::new(Bytes::from(status.to_json()));
         let mut response = Response::new(axum::body::Body::new(body));
         *response.status_mut() = status.http_status();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(protocol::status::CONTENT_TYPE));
+        if split_proxy_path(path).is_some_and(|(_, path)| shows_no_status(path))
+            && let Some(warning) = status.to_warning()
+        {
+            headers.insert(header::WARNING, warning);
+        }
         if status.code == 401 {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"pipeops\""));
         }

@@ -44,7 +44,7 @@ impl Router {
         if request.uri().path() == endpoint::AGENT_WS {
             return match self.accept_agent(&request, slot) {
                 Ok(response) => watch.ours(response),
-                Err(status) => watch.status(&status),
+                Err(status) => watch.status(&status, request.uri().path()),
             };
         }
         if Target::of(request.uri()).is_none() {
@@ -56,10 +56,10 @@ impl Router {
         }
         let token = match self.tokens.authenticate(request.headers()) {
             Ok(token) => token,
-            Err(status) => return watch.status(&status),
+            Err(status) => return watch.status(&status, request.uri().path()),
         };
         if slot.is_none() && hop::upgrade_type(request.headers()).is_some() {
-            return watch.status(&Status::bad_request("an upgrade needs HTTP/1.1"));
+            return watch.status(&Status::bad_request("an upgrade needs HTTP/1.1"), request.uri().path());
         }
         let upgraded = |stream| {
             if let Some(slot) = slot {

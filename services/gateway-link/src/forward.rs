@@ -5,6 +5,7 @@ use std::time::Duration;
 use bus::{Bus, BusStream, OpenError, OpenHeader};
 use bytes::{Bytes, BytesMut};
 use mux::MuxStream;
+use protocol::status::shows_no_status;
 use protocol::{HeaderError, Status, StreamHeader, StreamKind};
 use runtime::{SpanKind, Tracer};
 use tokio::io::AsyncWriteExt;
@@ -69,6 +70,7 @@ impl Forwarder {
         let mut link_span = self.tracer.start("link.stream", SpanKind::Server, header.traceparent.as_ref());
         let mut bus_span = self.tracer.start("bus.stream", SpanKind::Client, link_span.context().as_ref());
         let open = OpenHeader { id: header.id.to_string(), traceparent: bus_span.context(), ..OpenHeader::default() };
+        let unread = asks_what_shows_no_status(&first);
         self.metrics.copied(Pumped { up: first.len() as u64, down: 0 });
         let bus = match self.bus.open(StreamKind::Kube, open, first).await {
             Ok(bus) => bus,
@@ -77,7 +79,7 @@ impl Forwarder {
                 bus_span.fail(error.to_string());
                 link_span.fail(error.to_string());
                 tracing::warn!(%error, stream = %header.id, "no executor took the stream");
-                return refuse(stream, &error).await.map_err(ForwardError::Io);
+                return refuse(stream, &error, unread).await.map_err(ForwardError::Io);
             }
         };
         let outcome = self.copy(stream, bus).await;
@@ -113,16 +115,34 @@ async fn read_header(stream: &mut MuxStream) -> Result<(StreamHeader, Bytes), Fo
     }
 }
 
+/// Whether the request that begins like this is one whose answer is better given as a warning.
+fn asks_what_shows_no_status(first: &[u8]) -> bool {
+    let path = first.strip_prefix(b"GET ").and_then(|rest| rest.split(|byte| matches!(byte, b' ' | b'?')).next());
+    path.and_then(|path| std::str::from_utf8(path).ok()).is_some_and(shows_no_status)
+}
+
 /// Answers the request that waits on the stream: this hop speaks no HTTP, but a refusal must reach the user as a
-/// `Status`, not as a bare close.
-async fn refuse(mut stream: MuxStream, error: &OpenError) -> io::Result<()> {
-    let body = Status::unavailable(format!("the request did not reach the cluster's API server: {error}")).to_json();
-    let head = format!(
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: {}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+/// `Status`, not as a bare close. `unread`: the client shows nobody the body.
+async fn refuse(mut stream: MuxStream, error: &OpenError, unread: bool) -> io::Result<()> {
+    let reason = match error {
+        OpenError::NoInstance => "no proxy-executor is running in the cluster".to_owned(),
+        other => other.to_string(),
+    };
+    let status = Status::unavailable(format!("the request did not reach the cluster's API server: {reason}"));
+    let body = status.to_json();
+    let mut head = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: {}\r\ncontent-length: {}\r\nconnection: close\r\n",
         protocol::status::CONTENT_TYPE,
         body.len()
-    );
-    stream.write_all(head.as_bytes()).await?;
+    )
+    .into_bytes();
+    if let Some(warning) = status.to_warning().filter(|_| unread) {
+        head.extend_from_slice(b"warning: ");
+        head.extend_from_slice(warning.as_bytes());
+        head.extend_from_slice(b"\r\n");
+    }
+    head.extend_from_slice(b"\r\n");
+    stream.write_all(&head).await?;
     stream.write_all(&body).await?;
     stream.shutdown().await?;
     // The rest of the request is read and dropped, so that the answer is not overtaken by a reset.
@@ -132,4 +152,19 @@ async fn refuse(mut stream: MuxStream, error: &OpenError) -> io::Result<()> {
     })
     .await;
     drained.unwrap_or(Ok(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::asks_what_shows_no_status;
+
+    #[test]
+    fn questions_about_the_api_itself_are_known_by_their_first_bytes() {
+        for first in ["GET /version HTTP/1.1\r\n", "GET /api?timeout=32s HTTP/1.1\r\n", "GET /apis HTTP/1.1"] {
+            assert!(asks_what_shows_no_status(first.as_bytes()), "{first}");
+        }
+        for first in ["GET /api/v1 HTTP/1.1", "POST /api HTTP/1.1", "GET", "", "GET \u{ff} "] {
+            assert!(!asks_what_shows_no_status(first.as_bytes()), "{first}");
+        }
+    }
 }

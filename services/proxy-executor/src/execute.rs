@@ -6,6 +6,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode, Uri};
 use http_body_util::{Either, Empty};
 use hyper::body::Incoming;
+use protocol::status::shows_no_status;
 use protocol::{Status, TraceParent, User, hop, identity};
 use runtime::{SpanKind, Tracer};
 
@@ -47,6 +48,7 @@ impl Executor {
             span.set("http.request.method", request.method().as_str().to_owned());
             span.set("url.path", request.uri().path().to_owned());
         }
+        let unread = shows_no_status(request.uri().path());
         let mut api_span = None;
         let outcome = match self.prepare(request) {
             Ok((request, upgrade)) => {
@@ -83,7 +85,7 @@ impl Executor {
                         spans.request.fail(status.message.clone());
                     }
                 }
-                error_response(&status, watch)
+                error_response(&status, unread, watch)
             }
         }
     }
@@ -170,9 +172,13 @@ fn with_traceparent(mut request: Request<Incoming>, context: Option<TraceParent>
     request
 }
 
-fn error_response(status: &Status, watch: Watch) -> Response<ResponseBody> {
+/// `unread`: the client shows nobody the body.
+fn error_response(status: &Status, unread: bool, watch: Watch) -> Response<ResponseBody> {
     let mut response = Response::new(watch.ours(status.to_json()));
     *response.status_mut() = status.http_status();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(protocol::status::CONTENT_TYPE));
+    if let Some(warning) = status.to_warning().filter(|_| unread) {
+        response.headers_mut().insert(header::WARNING, warning);
+    }
     response
 }

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use exchange::{Connection, Pool, PoolLimits, Reply, SendError};
+use exchange::{Pool, PoolError, PoolLimits, Reply};
 use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Request, Uri, header};
 use http_body_util::{Either, Empty};
@@ -90,26 +90,19 @@ impl Upstream {
         self.authority.as_str()
     }
 
-    /// Sends `request` (origin-form URI) with this pod's credentials. A pooled connection that turns out to be
-    /// closed before anything was sent is replaced by a new one.
+    /// Sends `request` (origin-form URI) with this pod's credentials.
     pub async fn send(&self, mut request: Request<RequestBody>) -> Result<ApiReply, UpstreamError> {
         request.headers_mut().insert(header::HOST, self.host.clone());
         if self.scheme == Scheme::HTTPS {
             request.headers_mut().insert(header::AUTHORIZATION, self.token.header()?);
         }
-        while let Some(connection) = self.pool.take() {
-            match connection.send(request, Some(Arc::clone(&self.pool))).await {
-                Ok(reply) => return Ok(reply),
-                Err(SendError::Unsent(unsent)) => request = *unsent,
-                Err(SendError::Failed(source)) => return Err(UpstreamError::Exchange(source)),
+        self.pool.send(request, async || self.connect().await, || Either::Right(Empty::new())).await.map_err(|error| {
+            match error {
+                PoolError::Connect(error) => error,
+                PoolError::Closed => UpstreamError::Closed,
+                PoolError::Failed(source) => UpstreamError::Exchange(source),
             }
-        }
-        let connection = Box::new(Connection::new(self.connect().await?).await.map_err(UpstreamError::Exchange)?);
-        match connection.send(request, Some(Arc::clone(&self.pool))).await {
-            Ok(reply) => Ok(reply),
-            Err(SendError::Unsent(_)) => Err(UpstreamError::Closed),
-            Err(SendError::Failed(source)) => Err(UpstreamError::Exchange(source)),
-        }
+        })
     }
 
     /// The API server did not accept our token.

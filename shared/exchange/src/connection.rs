@@ -2,6 +2,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -11,18 +12,22 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::JoinSet;
 
 use crate::BoxError;
 use crate::pool::Pool;
+use crate::upload::Upload;
 
-/// An HTTP/1.1 client connection that carries one exchange at a time and is driven by its user.
+/// An HTTP/1.1 client connection that carries one exchange at a time and is driven by its user. One whose response
+/// begins while its request is still being sent gets a task for the rest of that exchange: a response that nobody
+/// reads for the moment must not stop the request.
 pub struct Connection<T, B>
 where
     T: AsyncRead + AsyncWrite + Unpin,
     B: HttpBody<Data = Bytes> + 'static,
 {
-    sender: http1::SendRequest<B>,
-    driver: http1::Connection<TokioIo<T>, B>,
+    sender: http1::SendRequest<Upload<B>>,
+    driver: http1::Connection<TokioIo<T>, Upload<B>>,
     /// The driver has completed; polling it again would panic.
     finished: bool,
 }
@@ -59,8 +64,8 @@ pub enum SendError<B> {
 
 impl<T, B> Connection<T, B>
 where
-    T: AsyncRead + AsyncWrite + Unpin,
-    B: HttpBody<Data = Bytes> + 'static,
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
     /// Speaks HTTP/1.1 over `io`. No byte is sent yet.
@@ -76,6 +81,8 @@ where
         request: Request<B>,
         pool: Option<Arc<Pool<T, B>>>,
     ) -> Result<Reply<T, B>, SendError<B>> {
+        let uploading = (!request.body().is_end_stream()).then(|| Arc::new(AtomicBool::new(true)));
+        let request = request.map(|body| Upload::new(body, uploading.clone()));
         let mut answer = pin!(self.sender.try_send_request(request));
         let outcome = std::future::poll_fn(|cx| {
             self.poll_driver(cx);
@@ -86,7 +93,7 @@ where
             Ok(response) => response,
             Err(mut error) => {
                 return Err(match error.take_message() {
-                    Some(request) => SendError::Unsent(Box::new(request)),
+                    Some(request) => SendError::Unsent(Box::new(request.map(Upload::into_inner))),
                     None => SendError::Failed(error.into_error()),
                 });
             }
@@ -97,7 +104,11 @@ where
             return Ok(Reply::Upgraded(Response::from_parts(head, ()), upgraded));
         }
         let (head, incoming) = response.into_parts();
-        let mut body = Body { incoming, connection: Some(self), pool };
+        let mut body = if uploading.is_some_and(|uploading| uploading.load(Relaxed)) {
+            Body { incoming, connection: None, pool: None, driving: Some(self.into_task()) }
+        } else {
+            Body { incoming, connection: Some(self), pool, driving: None }
+        };
         if body.incoming.is_end_stream() {
             body.finish();
         }
@@ -114,6 +125,25 @@ where
         Upgraded { io: parts.io.into_inner(), read_buf: parts.read_buf }
     }
 
+    fn into_task(mut self: Box<Self>) -> JoinSet<()> {
+        let mut driving = JoinSet::new();
+        driving.spawn(async move {
+            std::future::poll_fn(|cx| {
+                self.poll_driver(cx);
+                if self.finished { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+        });
+        driving
+    }
+}
+
+impl<T, B> Connection<T, B>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+    B: HttpBody<Data = Bytes> + 'static,
+    B::Error: Into<BoxError>,
+{
     /// True while another request can be sent; looks at the transport, so a peer that has closed is noticed.
     pub(crate) fn is_reusable(&mut self) -> bool {
         self.poll_driver(&mut Context::from_waker(Waker::noop()));
@@ -138,7 +168,7 @@ where
     }
 }
 
-/// A response body that drives its connection while it is read.
+/// A response body that drives its connection while it is read, unless the request is still on its way.
 #[derive(Debug)]
 pub struct Body<T, B>
 where
@@ -148,25 +178,28 @@ where
     incoming: Incoming,
     connection: Option<Box<Connection<T, B>>>,
     pool: Option<Arc<Pool<T, B>>>,
+    /// Drives the connection instead; ends with the body.
+    driving: Option<JoinSet<()>>,
 }
 
 impl<T, B> Body<T, B>
 where
-    T: AsyncRead + AsyncWrite + Unpin,
-    B: HttpBody<Data = Bytes> + 'static,
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
     fn finish(&mut self) {
         if let (Some(connection), Some(pool)) = (self.connection.take(), self.pool.take()) {
             pool.put(connection);
         }
+        self.driving = None;
     }
 }
 
 impl<T, B> HttpBody for Body<T, B>
 where
-    T: AsyncRead + AsyncWrite + Unpin,
-    B: HttpBody<Data = Bytes> + 'static,
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
     type Data = Bytes;
@@ -185,7 +218,7 @@ where
         match &frame {
             Poll::Ready(None) => this.finish(),
             Poll::Ready(Some(Ok(_))) if this.incoming.is_end_stream() => this.finish(),
-            Poll::Ready(Some(Err(_))) => this.connection = None,
+            Poll::Ready(Some(Err(_))) => (this.connection, this.driving) = (None, None),
             _ => {}
         }
         frame

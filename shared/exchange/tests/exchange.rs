@@ -255,3 +255,33 @@ async fn a_stopped_server_finishes_the_request_under_way_and_then_closes() {
     assert_eq!(timeout(LIMIT, answer).await.unwrap().unwrap(), "finished");
     assert!(timeout(LIMIT, server).await.expect("the connection is closed").unwrap());
 }
+
+#[tokio::test]
+async fn a_request_goes_on_while_its_response_is_not_read() {
+    const SIZE: usize = 1 << 20;
+    let (client, server) = tokio::io::duplex(1024);
+    let (got, all) = tokio::sync::oneshot::channel();
+    let got = Arc::new(std::sync::Mutex::new(Some(got)));
+    // Answers at once, with more than the pipe holds, and reads on.
+    let _server = tokio::spawn(async move {
+        let service = move |request: Request<Incoming>| {
+            let got = got.lock().unwrap().take();
+            async move {
+                let length = tokio::spawn(async move { request.into_body().collect().await.unwrap().to_bytes().len() });
+                tokio::spawn(async move { got.unwrap().send(length.await.unwrap()) });
+                Response::new(Full::new(Bytes::from(vec![b'y'; SIZE])).map_err(|never| match never {}).boxed())
+            }
+        };
+        let slot = UpgradeSlot::<()>::new();
+        let _ended = serve(&http1::Builder::new(), server, slot, std::future::pending(), service).await;
+    });
+    let pieces =
+        futures::stream::iter((0..1024).map(|_| Ok::<_, BodyError>(Frame::data(Bytes::from(vec![b'x'; 1024])))));
+    let request = Request::post("/").header(header::HOST, "test").body(StreamBody::new(pieces).boxed()).unwrap();
+    let connection = Box::new(Connection::new(client).await.unwrap());
+    let Reply::Response(response) = timeout(LIMIT, connection.send(request, None)).await.unwrap().unwrap() else {
+        panic!("an upgrade");
+    };
+    assert_eq!(timeout(LIMIT, all).await.expect("the request stands still").unwrap(), SIZE);
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes().len(), SIZE);
+}

@@ -113,10 +113,31 @@ impl Status {
         http::StatusCode::from_u16(self.code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR)
     }
 
+    /// The message as a `Warning` header, for requests of which [`shows_no_status`] is true.
+    pub fn to_warning(&self) -> Option<http::HeaderValue> {
+        let mut value = String::from("299 pipeops \"");
+        for character in self.message.chars() {
+            match character {
+                '"' | '\\' => value.extend(['\\', character]),
+                _ if character.is_control() => value.push(' '),
+                _ => value.push(character),
+            }
+        }
+        value.push('"');
+        http::HeaderValue::from_bytes(value.as_bytes()).ok()
+    }
+
     /// The body of the response.
     pub fn to_json(&self) -> Vec<u8> {
         crate::envelope::to_json(self).into_bytes()
     }
+}
+
+/// Whether clients throw away the `Status` that answers a GET of this path of the API server. kubectl and helm ask these before
+/// anything else, and print a text of their own for a failure ("the server could not find the requested resource", "unknown"); what
+/// they do print is the `Warning` header.
+pub fn shows_no_status(path: &str) -> bool {
+    matches!(path, "/api" | "/apis" | "/version")
 }
 
 #[cfg(test)]
@@ -147,6 +168,12 @@ mod tests {
         assert!(json.contains(r#""details":{"retryAfterSeconds":3}"#), "{json}");
     }
 
+    #[test]
+    fn a_warning_is_one_quoted_line() {
+        let warning = Status::not_found("cluster \"a\\b\"\nis ✓").to_warning().unwrap();
+        assert_eq!(std::str::from_utf8(warning.as_bytes()).unwrap(), r#"299 pipeops "cluster \"a\\b\" is ✓""#);
+    }
+
     proptest! {
         #[test]
         fn every_message_is_read_back(code in 0u16..1000, reason in "[A-Za-z]{0,20}", message in "(?s).{0,60}", retry: Option<u32>) {
@@ -155,6 +182,7 @@ mod tests {
                 status = status.with_retry_after(seconds);
             }
             prop_assert!(status.http_status().as_u16() >= 100);
+            prop_assert!(status.to_warning().is_some());
             prop_assert_eq!(serde_json::from_slice::<Status>(&status.to_json()).unwrap(), status);
         }
     }

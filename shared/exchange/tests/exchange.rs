@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use bytes::Bytes;
-use exchange::{BodyError, Connection, Pool, PoolLimits, Reply, SendError, UpgradeSlot, Upgraded, relay, serve};
+use exchange::{
+    BodyError, Connection, Pool, PoolError, PoolLimits, Reply, SendError, UpgradeSlot, Upgraded, relay, serve,
+};
 use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
 use hyper::body::{Frame, Incoming};
@@ -284,4 +286,46 @@ async fn a_request_goes_on_while_its_response_is_not_read() {
     };
     assert_eq!(timeout(LIMIT, all).await.expect("the request stands still").unwrap(), SIZE);
     assert_eq!(response.into_body().collect().await.unwrap().to_bytes().len(), SIZE);
+}
+
+/// A connection that has served one request and is closed, unanswered, by the next.
+async fn fickle_pool() -> TestPool {
+    let (client, server) = tokio::io::duplex(1024);
+    let served = Arc::new(AtomicUsize::new(0));
+    let (mut server_read, mut server_write) = tokio::io::split(server);
+    let pool = pool();
+    tokio::spawn(async move {
+        let mut request = [0; 1024];
+        while server_read.read(&mut request).await.unwrap_or(0) > 0 {
+            if served.fetch_add(1, SeqCst) > 0 {
+                return;
+            }
+            server_write.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+        }
+    });
+    let connection = Box::new(Connection::new(client).await.unwrap());
+    assert_eq!(text(connection.send(get("/first"), Some(Arc::clone(&pool))).await.unwrap()).await, "ok");
+    assert_eq!(pool.idle(), 1);
+    pool
+}
+
+async fn send_on(pool: &TestPool, request: Request<RequestBody>) -> Result<String, PoolError<std::io::Error>> {
+    let connect = async || {
+        let (client, server) = tokio::io::duplex(1024);
+        tokio::spawn(async move { hello_server(server, Arc::default()).await });
+        Ok(client)
+    };
+    match pool.send(request, connect, Full::default).await {
+        Ok(reply) => Ok(text(reply).await),
+        Err(error) => Err(error),
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_closes_under_a_request_costs_only_those_that_change_something() {
+    let answered = send_on(&fickle_pool().await, get("/again")).await;
+    assert_eq!(answered.unwrap(), "hello", "a GET is sent again on a new connection");
+    let post = Request::post("/once").header(header::HOST, "test").body(Full::from("x")).unwrap();
+    let refused = send_on(&fickle_pool().await, post).await;
+    assert!(matches!(refused, Err(PoolError::Failed(_))), "a POST may have taken effect already: {refused:?}");
 }

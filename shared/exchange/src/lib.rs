@@ -22,7 +22,7 @@ mod upload;
 
 pub use connection::{Body, Connection, Reply, SendError, Upgraded};
 pub use observed::{Observed, Observer};
-pub use pool::{Pool, PoolLimits};
+pub use pool::{Pool, PoolError, PoolLimits};
 pub use relay::{Relayed, relay};
 pub use serve::{UpgradeSlot, serve};
 

@@ -289,7 +289,8 @@ async fn when_the_api_server_breaks_off_the_client_sees_it_at_once(stage: &Stage
         let head = final_head(&mut wire).await?;
         let read = timeout(NOTICED, wire.body(head.framing(Framing::ToEnd))).await;
         let read = read.with_context(|| format!("{path}: the client still waits"))?;
-        ensure!(read.is_err(), "{path}: a short body reads as whole");
+        // When the end comes together with the beginning, there may be time to say so instead.
+        ensure!(read.is_err() || head.status() == 502, "{path}: a short body reads as whole: {}", head.first);
     }
     for (protocol, end) in [
         (Protocol::Http1, End::Cut),

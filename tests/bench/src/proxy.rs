@@ -107,37 +107,56 @@ async fn in_lab(lab: &Lab, options: &Options) -> Result<Report> {
         if bodies {
             subjects.send_bodies_to_backend(lab).await.context("cannot point an executor at the backend")?;
         }
-        let servers = Servers::of(lab)?;
-        for repeat in 0..scale.repeats {
-            for at in 0..subjects.all().len() {
-                // Another one begins each time, so that none always follows the same.
-                let turn = (at + repeat) % subjects.all().len();
-                let Some(subject) = subjects.all().get(turn) else { continue };
-                let limit = STUCK_AFTER + scale.window;
-                let step = options.progress.step(format!("{} {}", row.name(), subject.name), "runs");
-                let done = tokio::time::timeout(limit, row.run(subject, &servers, &fixtures, scale, &mut report)).await;
-                match done.context("it is stuck").and_then(|done| done) {
-                    Ok(()) => step.done(&format!("{} of {}", repeat + 1, scale.repeats)),
-                    Err(error) => {
-                        step.failed(&format!("{error:#}"));
-                        report.fail(row.name(), subject.name, &error);
-                    }
-                }
-            }
-            measure::added(row, subjects.all(), &mut report);
+        match row {
+            Row::Idle => idle::after(lab, &subjects, &mut report)?,
+            row => repeats(row, lab, &subjects, &fixtures, options, &mut report).await?,
         }
         if bodies {
             subjects.send_bodies_to_api_server().await.context("cannot point the executor back")?;
-        }
-        if row == Row::Idle {
-            idle::after(lab, &subjects, &mut report)?;
         }
         print(row, lab, &subjects, scale, &report);
     }
     Ok(report)
 }
 
+/// A row, with every subject in turn.
+async fn repeats(
+    row: Row,
+    lab: &Lab,
+    subjects: &Subjects,
+    fixtures: &Fixtures,
+    options: &Options,
+    report: &mut Report,
+) -> Result<()> {
+    let scale = options.scale;
+    let servers = Servers::of(lab)?;
+    let step = options.progress.step(row.name(), "runs");
+    let mut failed = 0;
+    for repeat in 0..scale.repeats {
+        // Another one begins each time, so that none always follows the same.
+        let (later, first) = subjects.all().split_at(repeat % subjects.all().len());
+        for subject in first.iter().chain(later) {
+            step.at(&format!("{}, {} of {}", subject.name, repeat + 1, scale.repeats));
+            let run = row.run(subject, &servers, fixtures, scale, report);
+            let done = tokio::time::timeout(STUCK_AFTER + scale.window, run).await;
+            if let Err(error) = done.context("it is stuck").and_then(|done| done) {
+                failed += 1;
+                report.fail(row.name(), subject.name, &error);
+            }
+        }
+        measure::added(row, subjects.all(), report);
+    }
+    match failed {
+        0 => step.done("measured"),
+        _ => step.failed(&format!("{failed} loads failed")),
+    }
+    Ok(())
+}
+
 fn preamble(scale: Scale) -> String {
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split_whitespace().next().unwrap_or("not known").to_owned();
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
     format!(
         "\n{} repeats of {:?}, all subjects in turn. A figure is the median; ± is half the range.\n\
          direct        the client's TLS ends at the API server\n\
@@ -145,7 +164,8 @@ fn preamble(scale: Scale) -> String {
          konnectivity  CONNECT over a Unix socket, mTLS between server and agent; the client's TLS ends at the API server\n\
          chisel        TLS (and SSH in it) between server and client; the client's TLS ends at the API server\n\
          Bodies go to a plain HTTP backend: there the client's front leg has TLS with pipeops alone.\n\
-         cpu-us/request counts the hops of a subject, without API server, etcd and client.",
+         cpu-us/request counts the hops of a subject, without API server, etcd and client.\n\
+         {cores} cores; the load before the first row was {load}.",
         scale.repeats, scale.window
     )
 }

@@ -23,11 +23,6 @@ impl Named {
     }
 }
 
-/// Resident memory of all of them.
-pub(crate) fn rss_mib(processes: &[Named]) -> Result<f64> {
-    processes.iter().map(Named::rss_mib).sum()
-}
-
 /// CPU time from a point on.
 pub(crate) struct Meter<'a> {
     processes: &'a [Named],

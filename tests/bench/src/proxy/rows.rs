@@ -64,7 +64,7 @@ pub(super) struct Metrics {
 }
 
 pub(super) const METRICS: Metrics = Metrics {
-    process: &["cpu-us/request", "rss-MiB"],
+    process: &["cpu-us/request", "rss-MiB", "KiB"],
     idle: &["rss-MiB", "rss-after-MiB", "cpu-ms/s"],
     get: &[
         "requests/s",

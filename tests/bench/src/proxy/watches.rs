@@ -11,7 +11,7 @@ use crate::{
     client::{Connection, Head, Target},
     load::Sample,
     report::Report,
-    usage,
+    usage::Named,
 };
 use anyhow::{Context, Result, bail, ensure};
 use futures::{StreamExt, TryStreamExt, future::try_join_all, stream};
@@ -22,6 +22,7 @@ use std::{
 };
 
 pub(super) const EVENTS_PER_SECOND: u32 = 5;
+const STEP: Duration = Duration::from_millis(1000 / EVENTS_PER_SECOND as u64);
 /// Handshakes under way at once.
 const OPENING: usize = 16;
 /// Every event has arrived by then, or is lost.
@@ -35,7 +36,7 @@ const LOOKS_ALIKE: u32 = 4;
 const DIGITS: usize = 16;
 const MARK: &[u8] = b"\"text\":\"";
 
-/// The rest of a watch's line that has not ended, and all that arrived.
+/// What has arrived at all watches.
 struct Arrivals {
     origin: Instant,
     sample: RefCell<Sample>,
@@ -50,11 +51,15 @@ pub(super) async fn run(
 ) -> Result<()> {
     subject.restart().await.context("cannot start it anew")?;
     let mut writer = Connection::open(&fixtures.writer).await?;
-    let idle = settled(subject).await?;
+    let idle = settled(&subject.hops).await?;
     let mut watches = open(&subject.api, &mut writer, fixtures, scale.watches).await?;
     if !subject.hops.is_empty() {
-        let kib = (settled(subject).await? - idle) * 1024.0 / scale.watches as f64;
-        report.add(Row::Watch.name(), subject.name, "KiB", kib);
+        let grown = settled(&subject.hops).await?.into_iter().zip(idle).map(|(now, before)| now - before);
+        let kib: Vec<f64> = grown.map(|mib| mib * 1024.0 / scale.watches as f64).collect();
+        for (hop, kib) in subject.hops.iter().zip(&kib) {
+            report.add(Row::Watch.name(), &hop.name, "KiB", *kib);
+        }
+        report.add(Row::Watch.name(), subject.name, "KiB", kib.iter().sum());
     }
 
     let arrivals = Arrivals { origin: Instant::now(), sample: RefCell::default() };
@@ -69,7 +74,8 @@ pub(super) async fn run(
         written = arrivals.write(&mut writer, fixtures, scale) => written?,
     }
     let mut sample = arrivals.sample.into_inner();
-    sample.time = started.elapsed();
+    // The last one has its whole step, as the others do.
+    sample.time = started.elapsed().max(STEP * events(scale));
     run.stop(&sample, report)
 }
 
@@ -106,34 +112,39 @@ async fn open(
     stream::iter(open).buffer_unordered(OPENING).try_collect().await
 }
 
-/// The memory of all hops in MiB, when it changes no more.
-async fn settled(subject: &Subject) -> Result<f64> {
+/// The memory of each process in MiB, when it changes no more.
+async fn settled(processes: &[Named]) -> Result<Vec<f64>> {
     let started = Instant::now();
-    let mut last = usage::rss_mib(&subject.hops)?;
+    let look = || processes.iter().map(Named::rss_mib).collect::<Result<Vec<_>>>();
+    let mut last = look()?;
     let mut alike = 0;
     while alike < LOOKS_ALIKE && started.elapsed() < SETTLED_WITHIN {
         tokio::time::sleep(LOOK_EVERY).await;
-        let now = usage::rss_mib(&subject.hops)?;
-        alike = if (now - last).abs() <= last * SETTLED { alike + 1 } else { 0 };
+        let now = look()?;
+        let same = now.iter().zip(&last).all(|(now, last)| (now - last).abs() <= last * SETTLED);
+        alike = if same { alike + 1 } else { 0 };
         last = now;
     }
     Ok(last)
 }
 
+/// How many times the object changes.
+fn events(scale: Scale) -> u32 {
+    u32::try_from(scale.window.as_millis() / STEP.as_millis()).unwrap_or(u32::MAX).max(1)
+}
+
 impl Arrivals {
     /// Changes the object at the rate, then waits until each change has reached each watch.
     async fn write(&self, writer: &mut Connection, fixtures: &Fixtures, scale: Scale) -> Result<()> {
-        let step = Duration::from_secs(1) / EVENTS_PER_SECOND;
         let started = Instant::now();
-        let mut events = 0_u32;
-        while events == 0 || started.elapsed() < scale.window {
-            tokio::time::sleep((step * events).saturating_sub(started.elapsed())).await;
+        let events = events(scale);
+        for event in 0..events {
+            tokio::time::sleep((STEP * event).saturating_sub(started.elapsed())).await;
             let now = self.origin.elapsed().as_nanos();
             let patch = format!(r#"{{"data":{{"text":"{now:0DIGITS$}"}}}}"#);
             let target = &fixtures.writer;
             let request = target.with_body("PATCH", &fixtures.watched, "application/merge-patch+json", &patch);
             writer.fetch(&request).await.context("cannot change what is watched")?;
-            events += 1;
         }
         let expected = u64::from(events) * scale.watches as u64;
         lab::until("every event at every watch", DELIVERED_WITHIN, || {
@@ -148,8 +159,8 @@ impl Arrivals {
         let mut line = Vec::new();
         connection
             .body(head, |part| {
-                for byte in part.split_inclusive(|byte| *byte == b'\n') {
-                    line.extend_from_slice(byte);
+                for piece in part.split_inclusive(|byte| *byte == b'\n') {
+                    line.extend_from_slice(piece);
                     if line.ends_with(b"\n") {
                         self.event(&line);
                         line.clear();

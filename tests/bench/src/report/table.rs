@@ -6,9 +6,12 @@ const MISSING: &str = "–";
 impl Report {
     /// A table: a line per subject, a column per metric, ratios at the end.
     pub(crate) fn table(&self, shown: &Shown<'_>) -> String {
-        let mut lines = vec![self.heads(shown)];
+        let has =
+            |metric: &&str| shown.subjects.iter().any(|subject| self.series(shown.row, subject, metric).is_some());
+        let metrics: Vec<&str> = shown.metrics.iter().copied().filter(has).collect();
+        let mut lines = vec![heads(&metrics, shown.bases)];
         for subject in shown.subjects {
-            let figures: Vec<_> = shown.metrics.iter().map(|metric| self.series(shown.row, subject, metric)).collect();
+            let figures: Vec<_> = metrics.iter().map(|metric| self.series(shown.row, subject, metric)).collect();
             if figures.iter().any(Option::is_some) {
                 let mut line = vec![(*subject).to_owned()];
                 line.extend(figures.iter().map(|series| series.map_or_else(|| MISSING.to_owned(), figure)));
@@ -32,27 +35,27 @@ impl Report {
         text
     }
 
-    fn heads(&self, shown: &Shown<'_>) -> Vec<String> {
-        let mut heads = vec![String::new()];
-        heads.extend(shown.metrics.iter().map(|metric| (*metric).to_owned()));
-        heads.extend(shown.bases.iter().map(|base| format!("/ {base}")));
-        heads
-    }
-
     fn ratio(&self, shown: &Shown<'_>, subject: &str, base: &str) -> String {
         let value = |subject: &str| {
             let metric = shown.metrics.first()?;
             self.series(shown.row, subject, metric).map(Series::median)
         };
         match (value(subject), value(base)) {
-            (Some(_), Some(base)) if base == 0.0 => MISSING.to_owned(),
+            (Some(_), Some(0.0)) => MISSING.to_owned(),
             (Some(value), Some(base)) => format!("{:.2}", value / base),
             _ => MISSING.to_owned(),
         }
     }
 }
 
-/// The median, and half the range as a part of it.
+fn heads(metrics: &[&str], bases: &[&str]) -> Vec<String> {
+    let mut heads = vec![String::new()];
+    heads.extend(metrics.iter().map(|metric| (*metric).to_owned()));
+    heads.extend(bases.iter().map(|base| format!("/ {base}")));
+    heads
+}
+
+/// The median, and half the range: as a part of it, or as it is where the figure is a difference.
 fn figure(series: &Series) -> String {
     let value = series.median();
     let digits = match value.abs() {
@@ -63,7 +66,12 @@ fn figure(series: &Series) -> String {
     if series.values.len() < 2 || value == 0.0 {
         return format!("{value:.digits$}");
     }
-    format!("{value:.digits$} ±{:.0}%", series.spread() / 2.0 / value.abs() * 100.0)
+    let half = series.spread() / 2.0;
+    // A difference may be near nothing, and a part of that says nothing.
+    if series.metric.starts_with("added-") {
+        return format!("{value:.digits$} ±{half:.digits$}");
+    }
+    format!("{value:.digits$} ±{:.0}%", half / value.abs() * 100.0)
 }
 
 #[cfg(test)]

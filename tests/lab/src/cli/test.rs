@@ -21,7 +21,8 @@ use std::{
 /// Runs the checks and tests whose name contains `filter`, or all of them. The last line has the counts.
 pub(super) async fn run(filter: Option<String>) -> Result<ExitCode> {
     let progress = Progress::detect();
-    let parts = Parts::get(false, &progress).await?;
+    // The benches' parts too: a test runs each bench in small.
+    let parts = Parts::get(true, &progress).await?;
     let (mut passed, mut failed) = (0, 0);
     for check in
         checks::ALL.into_iter().filter(|check| filter.as_ref().is_none_or(|filter| check.contains(filter.as_str())))

@@ -1,0 +1,85 @@
+//! Each bench runs to its end, in small, and gives every figure it promises.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "the helpers of tests fail as tests do"
+)]
+
+use bench::{Options, Record, Report, Scale, proxy};
+use lab::Progress;
+
+const SUBJECTS: [&str; 4] = ["direct", "pipeops", "konnectivity", "chisel"];
+const GETS: [&str; 3] = ["requests/s", "p50-ms", "p99-ms"];
+
+fn value(records: &[Record], row: &str, subject: &str, metric: &str) -> f64 {
+    let is = |it: &&Record| it.row == row && it.subject == subject && it.metric == metric;
+    let record = records.iter().find(is).unwrap_or_else(|| panic!("no {metric} of {subject} in {row}"));
+    assert!(record.value.is_finite() && record.spread.is_finite(), "{record:?}");
+    record.value
+}
+
+/// What was sent to every subject was answered by every subject.
+fn every_row_has_its_figures(records: &[Record]) {
+    let rows: [(&str, &[&str]); 10] = [
+        ("get-1", &GETS),
+        ("get-16", &GETS),
+        ("get-128", &GETS),
+        ("rate-500", &GETS),
+        ("list-1", &["MB/s", "requests/s", "p50-ms"]),
+        ("list-8", &["MB/s", "requests/s", "p50-ms"]),
+        ("list-pods", &["MB/s", "requests/s", "p50-ms"]),
+        ("body-up", &["MB/s"]),
+        ("body-down", &["MB/s"]),
+        ("watch-1000", &["events/s", "p50-ms", "p99-ms"]),
+    ];
+    for (row, metrics) in rows {
+        for subject in SUBJECTS {
+            for metric in metrics {
+                assert!(value(records, row, subject, metric) > 0.0, "{metric} of {subject} in {row}");
+            }
+        }
+        for hop in
+            ["control-plane", "gateway-link", "nats-server", "proxy-executor", "konnectivity-agent", "chisel-client"]
+        {
+            value(records, row, hop, "cpu-us/request");
+            assert!(value(records, row, hop, "rss-MiB") > 1.0, "{hop} in {row}");
+        }
+    }
+    for through in &SUBJECTS[1..] {
+        value(records, "get-1", through, "added-p50-ms");
+        value(records, "rate-500", through, "added-p99-ms");
+        value(records, "watch-1000", through, "KiB");
+    }
+    for process in ["etcd", "kube-apiserver", "state-keeper", "konnectivity-server"] {
+        assert!(value(records, "idle", process, "rss-MiB") > 1.0, "{process}");
+        assert!(value(records, "idle", process, "rss-after-MiB") > 1.0, "{process}");
+        value(records, "idle", process, "cpu-ms/s");
+    }
+}
+
+fn json_has_what_it_is_said_to_have(report: &Report, records: &[Record]) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("figures.json");
+    report.write_json(&file).unwrap();
+    let written: Vec<serde_json::Map<String, serde_json::Value>> =
+        serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!(written.len(), records.len());
+    for record in written {
+        let mut keys: Vec<&str> = record.keys().map(String::as_str).collect();
+        keys.sort_unstable();
+        assert_eq!(keys, ["bench", "metric", "row", "spread", "subject", "unit", "value"]);
+        assert_eq!(record["bench"], "proxy");
+    }
+}
+
+#[tokio::test]
+async fn the_proxy_bench_gives_a_figure_for_every_row_and_subject() {
+    let options = Options { only: Vec::new(), scale: Scale::smoke(), progress: Progress::slow_only() };
+    let report = proxy(options).await.unwrap();
+    assert!(report.failures().is_empty(), "{:#?}", report.failures());
+    let records = report.records();
+    every_row_has_its_figures(&records);
+    json_has_what_it_is_said_to_have(&report, &records);
+}

@@ -89,11 +89,16 @@ impl Front {
 
     /// A request for a path of the API, with the user's proof.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        let request = self.client.request(method, format!("{}{path}", self.base));
+        let request = self.anonymous(method, path);
         match &self.bearer {
             Some(token) => request.bearer_auth(token),
             None => request,
         }
+    }
+
+    /// A request that does not say whose it is; straight, the certificate of the connection does.
+    pub fn anonymous(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, format!("{}{path}", self.base))
     }
 
     /// GET.

@@ -144,13 +144,17 @@ fn compare(step: &Step, straight: &Seen, through: &Seen) -> Result<()> {
             continue;
         }
         let at = straight.lines().zip(through.lines()).take_while(|(straight, through)| straight == through).count();
-        let line = |text: &str| text.lines().nth(at).unwrap_or("(its end)").chars().take(400).collect::<String>();
+        let line = |text: &str| text.lines().nth(at).unwrap_or("(its end)").to_owned();
+        let (straight, through) = (line(straight), line(through));
+        // Of long lines, what is around the first difference.
+        let same = straight.chars().zip(through.chars()).take_while(|(straight, through)| straight == through).count();
+        let part = |line: &str| line.chars().skip(same.saturating_sub(80)).take(240).collect::<String>();
         write!(
             differences,
             "\n{what} differs from line {} on:\n  straight: {}\n  through:  {}",
             at + 1,
-            line(straight),
-            line(through)
+            part(&straight),
+            part(&through)
         )?;
     }
     ensure!(differences.is_empty(), "{}{differences}", step.line());
@@ -159,14 +163,16 @@ fn compare(step: &Step, straight: &Seen, through: &Seen) -> Result<()> {
 
 /// Splits at spaces, but not between single quotes.
 fn words(line: &str) -> Vec<String> {
-    let mut words = Vec::new();
-    for (at, part) in line.split('\'').enumerate() {
-        if at % 2 == 1 {
-            words.push(part.to_owned());
-        } else {
-            words.extend(part.split_whitespace().map(str::to_owned));
+    let (mut words, mut quoted) = (vec![String::new()], false);
+    for character in line.chars() {
+        match (character, quoted, words.last_mut()) {
+            ('\'', _, _) => quoted = !quoted,
+            (' ', false, _) => words.push(String::new()),
+            (_, _, Some(word)) => word.push(character),
+            (_, _, None) => {}
         }
     }
+    words.retain(|word| !word.is_empty());
     words
 }
 
@@ -176,6 +182,6 @@ mod tests {
 
     #[test]
     fn quotes_keep_spaces() {
-        assert_eq!(words("patch cm a -p '{\"a\": 1}' -o yaml"), ["patch", "cm", "a", "-p", "{\"a\": 1}", "-o", "yaml"]);
+        assert_eq!(words("patch cm a -p '{\"a\": 1}'  -o=x'a b'"), ["patch", "cm", "a", "-p", "{\"a\": 1}", "-o=xa b"]);
     }
 }

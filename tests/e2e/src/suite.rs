@@ -53,7 +53,7 @@ pub fn run(options: Options, turns: Turns, cases: Vec<Case>) -> ExitCode {
             Trial::test(name.replace(' ', ""), move || {
                 runtime
                     .block_on(async { case(shared.lab().await?).await })
-                    .map_err(|error| Failed::from(format!("{error:?}")))
+                    .map_err(|error| Failed::from(format!("{error:#}")))
             })
         })
         .collect();

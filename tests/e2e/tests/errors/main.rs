@@ -1,8 +1,29 @@
-//! What kubectl prints when something is not there.
+//! What kubectl prints, and how it ends, when something on the way is not there; and what is still there afterwards.
+
+mod absent;
+mod cut;
+mod refused;
+mod restarts;
+mod show;
 
 use e2e::{Turns, cases};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    e2e::run(lab::Options::default(), Turns::OneByOne, cases![])
+    let cases = cases![
+        refused::an_unknown_cluster_is_named,
+        refused::a_bad_token_is_said_to_be_bad,
+        refused::a_revoked_token_stops_working,
+        refused::a_token_for_other_clusters_is_refused,
+        refused::impersonation_is_refused_with_the_reason,
+        refused::a_user_without_rights_reads_what_the_api_server_says,
+        refused::errors_are_status_objects_for_every_client,
+        absent::without_an_agent_requests_fail_at_once,
+        absent::without_an_executor_requests_fail_at_once,
+        absent::without_the_bus_requests_fail_at_once,
+        absent::without_an_api_server_requests_fail_at_once,
+        cut::a_body_that_is_cut_off_is_never_taken_for_a_whole_one,
+        restarts::identities_survive_restarts_of_everything,
+    ];
+    e2e::run(lab::Options::default(), Turns::OneByOne, cases)
 }

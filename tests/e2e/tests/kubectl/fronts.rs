@@ -51,6 +51,11 @@ pub async fn both_versions_of_http_get_what_the_api_server_answers(lab: Arc<Lab>
     prepare::namespace(&lab, "fronts").await?;
     lab.admin().stdout_with_input(&["apply", "-n", "fronts", "-f", "-"], OBJECTS).await?;
     let base = "/api/v1/namespaces/fronts/configmaps";
+    // A list says of which version of all objects it is, and protobuf's bytes are compared as they are.
+    let version =
+        lab.admin().stdout(&["get", "configmaps", "-n", "fronts", "-o", "jsonpath={.metadata.resourceVersion}"]);
+    let list = format!("{base}?resourceVersionMatch=Exact&resourceVersion={}", version.await?);
+    let page = format!("{list}&limit=1");
     let one = format!("{base}/settings");
     let made = format!("{base}/made");
     let new = r#"{"metadata":{"name":"made"},"data":{"a":"b"}}"#;
@@ -59,13 +64,13 @@ pub async fn both_versions_of_http_get_what_the_api_server_answers(lab: Arc<Lab>
         (Method::GET, &one, &[("accept", "application/yaml")], ""),
         (Method::GET, &one, &[("accept", TABLE)], ""),
         (Method::GET, &one, &[("accept", PROTOBUF)], ""),
-        (Method::GET, base, &[("accept", PROTOBUF)], ""),
+        (Method::GET, &list, &[("accept", PROTOBUF)], ""),
         (Method::GET, base, &[("accept", "text/html")], ""),
         (Method::GET, "/openapi/v2", &[("accept-encoding", "gzip")], ""),
         (Method::GET, "/openapi/v3/api/v1", &[("accept-encoding", "gzip")], ""),
         (Method::GET, "/api/v1/namespaces/fronts/configmaps/absent", &[], ""),
         (Method::GET, "/absent", &[], ""),
-        (Method::GET, "/api/v1/namespaces/fronts/configmaps?limit=1", &[], ""),
+        (Method::GET, &page, &[], ""),
         (Method::GET, "/api", &[], ""),
         (Method::HEAD, &one, &[], ""),
         (Method::OPTIONS, &one, &[], ""),

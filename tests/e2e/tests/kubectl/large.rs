@@ -24,7 +24,7 @@ pub async fn five_thousand_objects_are_listed_alike_paged_and_unpaged(lab: Arc<L
                 number % 10,
                 format!("{number} ").repeat(40)
             );
-            async move { anyhow::Ok(request.body(body).send().await?.error_for_status()?) }
+            async move { anyhow::Ok(request.body(body).send().await?.error_for_status()?.bytes().await?) }
         })
         .buffer_unordered(AT_ONCE)
         .try_for_each(|_| async { Ok(()) })
@@ -60,6 +60,8 @@ pub async fn five_thousand_objects_are_listed_alike_paged_and_unpaged(lab: Arc<L
             _ => break,
         }
     }
-    ensure!((seen, pages) == (COUNT, COUNT / 500), "{seen} objects in {pages} pages");
+    // The API server may notice only with an empty page that the last one was full.
+    let pages_needed = COUNT / 500;
+    ensure!(seen == COUNT && (pages_needed..=pages_needed + 1).contains(&pages), "{seen} objects in {pages} pages");
     Ok(())
 }

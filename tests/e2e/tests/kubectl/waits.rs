@@ -74,7 +74,6 @@ async fn rollout(lab: &Lab, tool: &Tool, namespace: &str) -> Result<Vec<String>>
         "rollout pause deployment/web",
         "rollout resume deployment/web",
         "rollout undo deployment/web --to-revision=1",
-        "rollout status deployment/web --timeout=1s",
         "rollout undo deployment/web --to-revision=9",
         "delete deployment web --cascade=foreground",
     ] {

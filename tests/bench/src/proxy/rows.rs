@@ -83,8 +83,11 @@ pub(super) const METRICS: Metrics = Metrics {
 };
 
 impl Row {
-    /// In the order they run: those that leave processes bigger than they were come last.
+    /// In the order they run.
     pub(super) const ALL: [Self; 11] = [
+        // First: after them the executor is started anew, and its memory at the end would be that of a part of the run.
+        Self::BodyUp,
+        Self::BodyDown,
         Self::Get1,
         Self::Get16,
         Self::Get128,
@@ -92,10 +95,8 @@ impl Row {
         Self::List1,
         Self::List8,
         Self::ListPods,
-        Self::BodyUp,
-        Self::BodyDown,
         Self::Idle,
-        // It restarts what it measures.
+        // Last: it restarts what it measures.
         Self::Watch,
     ];
 

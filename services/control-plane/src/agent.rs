@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use mux::{CloseCode, Closed, Incoming, Link, Role, Windows};
-use protocol::message::{ErrorReport, GatewayHello, Register, RegisterSuccess, YamuxConfig};
+use protocol::message::{ErrorReport, GatewayHello, GoAway, Register, RegisterSuccess, YamuxConfig};
 use protocol::{AgentMessage, ControlMessage, RequestId, capability};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
@@ -21,6 +21,8 @@ use crate::options;
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How soon a revoked token ends its links.
 const TOKEN_CHECK: Duration = Duration::from_secs(1);
+/// How soon a drained link is closed.
+const DRAIN_CHECK: Duration = Duration::from_millis(50);
 /// The window that every yamux has from the start; larger ones are for peers that say `streams/2`.
 const LEGACY_WINDOW: u64 = 256 * 1024;
 
@@ -185,16 +187,23 @@ impl Session<'_> {
                     if let Some(live) = &self.live {
                         live.streams.sweep();
                     }
+                    if stopping && self.link.stats().open_streams == 0 {
+                        self.link.close(CloseCode::Away, "the control plane is shutting down");
+                        return Err(self.link.closed().await.into());
+                    }
                     if !self.agents.tokens.is_valid(&self.token.id) {
                         return Err(LinkError::Revoked);
                     }
                 }
                 () = shutdown.cancelled(), if !stopping => {
                     stopping = true;
+                    checks = interval(DRAIN_CHECK);
                     // Requests under way finish on this link; the listener takes no new ones.
                     if let Some(live) = &self.live {
                         live.streams.clear();
                     }
+                    let go_away = GoAway { reason: "the control plane is shutting down".to_owned(), drain_ms: None };
+                    tell(&self.link, &ControlMessage::GoAway(go_away), None).await?;
                 }
             }
         }

@@ -51,6 +51,22 @@ impl<'a> Target<'a> {
     }
 }
 
+/// The trace that a request belongs to.
+#[derive(Clone, Copy, Debug)]
+struct Trace {
+    /// What later hops are told.
+    context: Option<TraceParent>,
+    recorded: bool,
+}
+
+impl Trace {
+    /// For the header of the request's stream. One that later requests share says at most that nothing is recorded, so
+    /// that no hop begins a trace of its own with it.
+    fn of_stream(self) -> Option<TraceParent> {
+        self.context.filter(|context| self.recorded || !context.sampled)
+    }
+}
+
 impl Proxy {
     /// Answers `request` from the cluster. For a session, `upgraded` is given the cluster's side of it.
     pub async fn forward(
@@ -62,17 +78,14 @@ impl Proxy {
     ) -> Response<ResponseBody> {
         let parent = TraceParent::from_headers(request.headers());
         let mut span = self.tracer.start("control-plane.request", SpanKind::Server, parent.as_ref());
-        let traced = if span.is_recording() {
+        let trace = Trace { context: span.context(), recorded: span.is_recording() };
+        if trace.recorded {
             span.set("http.request.method", request.method().as_str().to_owned());
             span.set("url.path", request.uri().path().to_owned());
-            let context = span.context();
             watch.span = Some(Box::new(span));
-            context
-        } else {
-            None
-        };
+        }
         let uri = request.uri().clone();
-        match self.run(request, token, traced).await {
+        match self.run(request, token, trace).await {
             Ok(Reply::Response(mut response)) => {
                 hop::strip_hop_by_hop(response.headers_mut());
                 watch.proxied(response)
@@ -89,7 +102,7 @@ impl Proxy {
         &self,
         request: Request<Incoming>,
         token: &TokenRecord,
-        traced: Option<TraceParent>,
+        trace: Trace,
     ) -> Result<Reply<MuxStream, RequestBody>, Box<Status>> {
         let target = Target::of(request.uri())
             .ok_or_else(|| Box::new(Status::not_found(format!("there is nothing at {}", request.uri().path()))))?;
@@ -99,9 +112,9 @@ impl Proxy {
             return Err(Box::new(Status::forbidden(format!("this token does not reach cluster {name:?}"))));
         }
         let rest = target.rest;
-        let request = prepare(request, rest, token, traced)?;
+        let request = prepare(request, rest, token, trace)?;
         let link = cluster.pick().ok_or_else(|| offline(&name, &cluster))?;
-        send(&link, &name, request, traced).await
+        send(&link, &name, request, trace).await
     }
 }
 
@@ -110,7 +123,7 @@ fn prepare(
     request: Request<Incoming>,
     rest: Uri,
     token: &TokenRecord,
-    traced: Option<TraceParent>,
+    trace: Trace,
 ) -> Result<Request<RequestBody>, Box<Status>> {
     let (mut head, body) = request.into_parts();
     let headers = &mut head.headers;
@@ -126,7 +139,7 @@ fn prepare(
     for (name, value) in token.identity() {
         headers.append(name, value.clone());
     }
-    if let Some(context) = traced {
+    if let Some(context) = trace.context {
         headers.insert(TRACEPARENT, context.to_header_value());
     }
     // HTTP/1.1 wants a host; the agent replaces it.
@@ -142,12 +155,12 @@ async fn send(
     link: &AgentLink,
     cluster: &str,
     request: Request<RequestBody>,
-    traced: Option<TraceParent>,
+    trace: Trace,
 ) -> Result<Reply<MuxStream, RequestBody>, Box<Status>> {
     // A traced request gets a stream of its own, because the hops between see only the stream's header.
-    let own = traced.map(|_| Pool::new(PoolLimits { max_idle: 0, idle_timeout: Duration::ZERO }));
+    let own = trace.recorded.then(|| Pool::new(PoolLimits { max_idle: 0, idle_timeout: Duration::ZERO }));
     let pool = own.as_ref().unwrap_or(&link.streams);
-    pool.send(request, async || open(link, traced).await, || Either::Right(Empty::new())).await.map_err(|error| {
+    pool.send(request, async || open(link, trace.of_stream()).await, || Either::Right(Empty::new())).await.map_err(|error| {
         match error {
             PoolError::Connect(error) => {
                 Box::new(Status::unavailable(format!("cannot open a stream to cluster {cluster:?}: {error}")))

@@ -103,7 +103,8 @@ impl Listener {
             self.metrics.failed_handshakes.fetch_add(1, Relaxed);
         })?;
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-            self.http2(stream).await;
+            // Boxed, like what follows an upgrade below: the many plain connections then need not carry its state.
+            Box::pin(self.http2(stream)).await;
         } else {
             self.http1(Either::Left(stream)).await;
         }
@@ -123,7 +124,7 @@ impl Listener {
         };
         match exchange::serve(&http, stream, slot, self.stop.cancelled(), service).await {
             Ok(Some((client, Upgrade::Session(cluster)))) => {
-                if let Err(error) = exchange::relay(client, cluster).await {
+                if let Err(error) = Box::pin(exchange::relay(client, cluster)).await {
                     tracing::debug!(%error, "session broke");
                 }
             }
@@ -131,7 +132,7 @@ impl Listener {
                 let config = Some(self.agents.config().websocket());
                 let socket =
                     WebSocketStream::from_partially_read(client.io, client.read_buf.into(), Role::Server, config).await;
-                self.agents.serve(socket, &token).await;
+                Box::pin(self.agents.serve(socket, &token)).await;
             }
             Ok(None) => {}
             Err(error) => tracing::debug!(%error, "HTTP/1.1 connection failed"),

@@ -16,6 +16,9 @@ const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io";
 const OF_ONE_ANSWER: [&str; 2] = ["audit-id", "date"];
 const SOON: Duration = Duration::from_secs(10);
 
+/// Method, path, headers, body.
+type Asked<'a> = (Method, &'a str, &'a [(&'a str, &'a str)], &'a str);
+
 #[derive(Debug, PartialEq, Eq)]
 struct Answer {
     status: u16,
@@ -63,7 +66,7 @@ pub async fn both_versions_of_http_get_what_the_api_server_answers(lab: Arc<Lab>
     let one = format!("{base}/settings");
     let made = format!("{base}/made");
     let new = r#"{"metadata":{"name":"made"},"data":{"a":"b"}}"#;
-    let requests: [(Method, &str, &[(&str, &str)], &str); 20] = [
+    let requests: [Asked<'_>; 20] = [
         (Method::GET, &one, &[], ""),
         (Method::GET, &one, &[("accept", "application/yaml")], ""),
         (Method::GET, &one, &[("accept", TABLE)], ""),

@@ -185,7 +185,8 @@ impl Session<'_> {
                 },
                 _ = checks.tick() => {
                     if let Some(live) = &self.live {
-                        live.streams.sweep();
+                        // A request that has just ended leaves its stream in the pool.
+                        if stopping { live.streams.clear() } else { live.streams.sweep() }
                     }
                     if stopping && self.link.stats().open_streams == 0 {
                         self.link.close(CloseCode::Away, "the control plane is shutting down");

@@ -160,15 +160,15 @@ async fn send(
     // A traced request gets a stream of its own, because the hops between see only the stream's header.
     let own = trace.recorded.then(|| Pool::new(PoolLimits { max_idle: 0, idle_timeout: Duration::ZERO }));
     let pool = own.as_ref().unwrap_or(&link.streams);
-    pool.send(request, async || open(link, trace.of_stream()).await, || Either::Right(Empty::new())).await.map_err(|error| {
-        match error {
+    pool.send(request, async || open(link, trace.of_stream()).await, || Either::Right(Empty::new())).await.map_err(
+        |error| match error {
             PoolError::Connect(error) => {
                 Box::new(Status::unavailable(format!("cannot open a stream to cluster {cluster:?}: {error}")))
             }
             PoolError::Closed => Box::new(Status::unavailable(format!("the link to cluster {cluster:?} was lost"))),
             PoolError::Failed(error) => broken(cluster, &error),
-        }
-    })
+        },
+    )
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -2,7 +2,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bus::{Bus, BusStream, OpenError, OpenHeader};
+use bus::{Bus, OpenError, OpenHeader};
 use bytes::{Bytes, BytesMut};
 use mux::MuxStream;
 use protocol::status::shows_no_status;
@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 use crate::metrics::{Metrics, StreamError};
-use crate::pump::{Pumped, pump};
+use crate::pump::{Broken, Pumped, pump};
 
 /// The control plane writes the header and the first request together.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,6 +37,8 @@ enum ForwardError {
     Kind(StreamKind),
     #[error(transparent)]
     Io(#[from] io::Error),
+    #[error(transparent)]
+    Broken(#[from] Broken),
 }
 
 impl Forwarder {
@@ -46,11 +48,15 @@ impl Forwarder {
         let _open = self.metrics.stream_opened();
         if let Err(error) = self.run(stream).await {
             let kind = match &error {
-                ForwardError::Io(_) => StreamError::Copy,
-                ForwardError::Kind(_) => StreamError::Dial,
-                _ => StreamError::Header,
+                // Whoever goes early is no failure.
+                ForwardError::Broken(Broken::Link(_)) => None,
+                ForwardError::Io(_) | ForwardError::Broken(Broken::Bus(_)) => Some(StreamError::Copy),
+                ForwardError::Kind(_) => Some(StreamError::Dial),
+                _ => Some(StreamError::Header),
             };
-            self.metrics.stream_failed(kind);
+            if let Some(kind) = kind {
+                self.metrics.stream_failed(kind);
+            }
             tracing::debug!(%error, "stream ended early");
         }
     }
@@ -82,15 +88,11 @@ impl Forwarder {
                 return refuse(stream, &error, unread).await.map_err(ForwardError::Io);
             }
         };
-        let outcome = self.copy(stream, bus).await;
-        if let Err(error) = &outcome {
+        let outcome = pump(stream, bus, |pumped| self.metrics.copied(pumped)).await;
+        if let Err(error @ Broken::Bus(_)) = &outcome {
             bus_span.fail(error.to_string());
         }
-        outcome.map_err(ForwardError::Io)
-    }
-
-    async fn copy(&self, stream: MuxStream, bus: BusStream) -> io::Result<()> {
-        pump(stream, bus, |pumped| self.metrics.copied(pumped)).await
+        Ok(outcome?)
     }
 }
 

@@ -31,11 +31,21 @@ pub struct Pumped {
     pub down: u64,
 }
 
+/// Which side a stream broke on.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    /// The control plane has given the stream up: the client went away, or has all it wants. Or the link is lost.
+    #[error("given up by the control plane: {0}")]
+    Link(#[source] io::Error),
+    #[error("broken on the bus: {0}")]
+    Bus(#[source] io::Error),
+}
+
 /// Copies both ways until both directions have ended. Needs no buffer of its own: an idle stream costs only its state.
 /// Dropping the future, or an error on either side, drops both streams and thereby resets both peers.
-pub async fn pump(mut link: MuxStream, mut bus: BusStream, report: impl Fn(Pumped)) -> io::Result<()> {
-    let mut up = Direction::default();
-    let mut down = Direction::default();
+pub async fn pump(mut link: MuxStream, mut bus: BusStream, report: impl Fn(Pumped)) -> Result<(), Broken> {
+    let mut up = Direction::new(Broken::Link, Broken::Bus);
+    let mut down = Direction::new(Broken::Bus, Broken::Link);
     let mut pumping = pin!(std::future::poll_fn(|cx| {
         let up_done = up.poll(cx, &mut link, &mut bus)?.is_ready();
         let down_done = down.poll(cx, &mut bus, &mut link)?.is_ready();
@@ -45,17 +55,19 @@ pub async fn pump(mut link: MuxStream, mut bus: BusStream, report: impl Fn(Pumpe
     pumping.as_mut().await
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Direction {
+    /// What an error of reading, and one of writing, means.
+    read: fn(io::Error) -> Broken,
+    write: fn(io::Error) -> Broken,
     chunk: Bytes,
     state: State,
     unflushed: bool,
     bytes: u64,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    #[default]
     Copying,
     Closing,
     Closed,
@@ -65,32 +77,36 @@ enum State {
 const TURN: usize = 32;
 
 impl Direction {
+    fn new(read: fn(io::Error) -> Broken, write: fn(io::Error) -> Broken) -> Self {
+        Self { read, write, chunk: Bytes::new(), state: State::Copying, unflushed: false, bytes: 0 }
+    }
+
     fn poll<F: Chunks, T: AsyncWrite + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut F,
         to: &mut T,
-    ) -> Poll<io::Result<()>> {
+    ) -> Poll<Result<(), Broken>> {
         for _ in 0..TURN {
             while !self.chunk.is_empty() {
-                let n = ready!(Pin::new(&mut *to).poll_write(cx, &self.chunk))?;
+                let n = ready!(Pin::new(&mut *to).poll_write(cx, &self.chunk)).map_err(self.write)?;
                 self.chunk.advance(n);
                 self.bytes += n as u64;
                 self.unflushed = true;
             }
             match self.state {
-                State::Copying => match from.poll_chunk(cx)? {
+                State::Copying => match from.poll_chunk(cx).map_err(self.read)? {
                     Poll::Ready(Some(chunk)) => self.chunk = chunk,
                     Poll::Ready(None) => self.state = State::Closing,
                     Poll::Pending => {
-                        if self.unflushed && Pin::new(&mut *to).poll_flush(cx)?.is_ready() {
+                        if self.unflushed && Pin::new(&mut *to).poll_flush(cx).map_err(self.write)?.is_ready() {
                             self.unflushed = false;
                         }
                         return Poll::Pending;
                     }
                 },
                 State::Closing => {
-                    ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
+                    ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(self.write)?;
                     self.state = State::Closed;
                 }
                 State::Closed => return Poll::Ready(Ok(())),

@@ -32,16 +32,16 @@ pub struct Executor {
 type Slot = UpgradeSlot<exchange::Upgraded<Transport>>;
 
 impl Executor {
-    /// Answers `request`, which has been through the control plane and the link. `parent` is the hop before this one
-    /// when the stream was opened for one traced request.
+    /// Answers `request`, which has been through the control plane and the link. `stream` is the hop before this one as
+    /// it was when the stream was opened, for this request or for an earlier one.
     pub async fn execute(
         &self,
         request: Request<Incoming>,
         slot: &Slot,
-        parent: Option<&TraceParent>,
+        stream: Option<&TraceParent>,
     ) -> Response<ResponseBody> {
         let active = self.metrics.begin();
-        let parent = parent.copied().or_else(|| TraceParent::from_headers(request.headers()));
+        let parent = parent(stream, request.headers());
         let mut span = self.tracer.start("proxy.request", SpanKind::Server, parent.as_ref());
         let recording = span.is_recording();
         if recording {
@@ -144,6 +144,13 @@ impl Executor {
         tracing::warn!(error = %message, api_server = self.upstream.address(), "request got no answer");
         if error.unsent() { Status::unavailable(message) } else { Status::bad_gateway(message) }
     }
+}
+
+/// The hop before this one: the stream, if it belongs to the request's own trace.
+fn parent(stream: Option<&TraceParent>, headers: &HeaderMap) -> Option<TraceParent> {
+    let request = TraceParent::from_headers(headers);
+    let same = |stream: &&TraceParent| request.is_none_or(|request| request.trace_id == stream.trace_id);
+    stream.filter(same).copied().or(request)
 }
 
 fn impersonate(user: &User, headers: &mut HeaderMap) -> Result<(), String> {

@@ -123,6 +123,20 @@ impl Backend {
         .await
     }
 
+    /// Waits until an exchange has ended, in whatever way.
+    ///
+    /// # Errors
+    /// When it has not within `limit`.
+    pub async fn ended(&self, id: &str, limit: Duration) -> Result<()> {
+        until(&format!("the end of {id} at the backend"), limit, || async {
+            match self.exchange(id) {
+                Some(Exchange::Abandoned | Exchange::Complete) => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await
+    }
+
     /// How many exchanges are under way.
     #[must_use]
     pub fn open(&self) -> usize {

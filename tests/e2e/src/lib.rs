@@ -5,6 +5,7 @@ pub mod backend;
 pub mod client;
 pub mod collector;
 pub mod gauges;
+pub mod load;
 pub mod side;
 pub mod stage;
 pub mod wire;

@@ -12,9 +12,11 @@ use futures::future::LocalBoxFuture;
 use lab::{Lab, Options, Process, until};
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::{collections::BTreeMap, process::ExitCode, sync::Arc, time::Duration};
-use tokio::{runtime::Runtime, sync::OnceCell};
+use tokio::{runtime::Runtime, sync::OnceCell, time::timeout};
 
 const READY_WITHIN: Duration = Duration::from_secs(40);
+/// The longest test takes half of it.
+const SCENE_ENDS_WITHIN: Duration = Duration::from_secs(180);
 
 #[derive(Debug)]
 pub struct Stage {
@@ -65,7 +67,7 @@ pub fn run(traced: bool, scenes: Vec<Scene>) -> ExitCode {
                 let stage =
                     shared.get_or_try_init(|| Stage::start(traced)).await.context("the stage does not start")?;
                 stage.settled().await.context("the stage is not as the test needs it")?;
-                scene(stage).await
+                timeout(SCENE_ENDS_WITHIN, scene(stage)).await.context("the test hangs")?
             });
             outcome.map_err(|error| Failed::from(format!("{error:#}")))
         })

@@ -1,0 +1,27 @@
+//! What must hold while processes die, freeze and come back: an answer is right or visibly none, service resumes by itself, nothing
+//! is left behind, and whoever does not read harms nobody else.
+
+#[path = "faults/breaking.rs"]
+mod breaking;
+#[path = "faults/leaks.rs"]
+mod leaks;
+#[path = "faults/stuck.rs"]
+mod stuck;
+
+use breaking::{each_process_frozen_under_load, each_process_killed_and_restarted_under_load};
+use e2e::{scenes, stage::run};
+use leaks::what_is_opened_and_abandoned_leaves_nothing_behind;
+use std::process::ExitCode;
+use stuck::whoever_does_not_read_slows_nobody_and_fills_nothing;
+
+fn main() -> ExitCode {
+    run(
+        false,
+        scenes![
+            what_is_opened_and_abandoned_leaves_nothing_behind,
+            whoever_does_not_read_slows_nobody_and_fills_nothing,
+            each_process_killed_and_restarted_under_load,
+            each_process_frozen_under_load,
+        ],
+    )
+}

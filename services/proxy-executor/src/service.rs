@@ -11,7 +11,6 @@ use protocol::StreamKind;
 use runtime::Condition;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
-use tokio_util::sync::CancellationToken;
 
 use crate::execute::Executor;
 use crate::metrics::Metrics;
@@ -42,7 +41,8 @@ pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Some((header, stream)) => {
-                    streams.spawn(serve_stream(Arc::clone(&executor), header, stream, context.shutdown.clone()));
+                    let stop = context.shutdown.clone().cancelled_owned();
+                    streams.spawn(serve_stream(Arc::clone(&executor), header, stream, http1::Builder::new(), stop));
                 }
                 None => anyhow::bail!("the bus stopped delivering requests"),
             },
@@ -50,7 +50,13 @@ pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<
             () = context.shutdown.cancelled() => break,
         }
     }
-    drop(listener);
+    listener.drain().await;
+    while let Some((header, stream)) = listener.accept().await {
+        // It was on its way already: its request is answered, the stream is not kept for another.
+        let mut http = http1::Builder::new();
+        http.keep_alive(false);
+        streams.spawn(serve_stream(Arc::clone(&executor), header, stream, http, std::future::pending()));
+    }
     tracing::info!(streams = streams.len(), "draining");
     // The process bounds this; what is left then is reset by the bus.
     while streams.join_next().await.is_some() {}
@@ -59,9 +65,14 @@ pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<
     Ok(())
 }
 
-async fn serve_stream(executor: Arc<Executor>, header: OpenHeader, stream: BusStream, stop: CancellationToken) {
+async fn serve_stream(
+    executor: Arc<Executor>,
+    header: OpenHeader,
+    stream: BusStream,
+    http: http1::Builder,
+    stop: impl Future<Output = ()>,
+) {
     let slot = UpgradeSlot::new();
-    let http = http1::Builder::new();
     let parent = header.traceparent;
     let service = {
         let (executor, slot) = (Arc::clone(&executor), slot.clone());
@@ -70,7 +81,7 @@ async fn serve_stream(executor: Arc<Executor>, header: OpenHeader, stream: BusSt
             async move { executor.execute(request, &slot, parent.as_ref()).await }
         }
     };
-    let ended = match exchange::serve(&http, stream, slot, stop.cancelled_owned(), service).await {
+    let ended = match exchange::serve(&http, stream, slot, stop, service).await {
         Ok(Some((client, upstream))) => exchange::relay(client, upstream).await.map(drop).map_err(BoxError::from),
         Ok(None) => Ok(()),
         Err(error) => Err(error.into()),

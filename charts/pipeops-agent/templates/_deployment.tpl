@@ -132,7 +132,6 @@ spec:
       automountServiceAccountToken: false
       # A Service called pipeops-… would otherwise put variables into the pod that look like settings.
       enableServiceLinks: false
-      enableServiceLinks: false
       terminationGracePeriodSeconds: {{ .values.terminationGracePeriodSeconds }}
       {{- with .root.Values.priorityClassName }}
       priorityClassName: {{ . }}

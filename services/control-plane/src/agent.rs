@@ -186,7 +186,7 @@ impl Session<'_> {
                 _ = checks.tick() => {
                     if let Some(live) = &self.live {
                         // A request that has just ended leaves its stream in the pool.
-                        if stopping { live.streams.clear() } else { live.streams.sweep() }
+                        if stopping || live.going_away.load(Relaxed) { live.streams.clear() } else { live.streams.sweep() }
                     }
                     if stopping && self.link.stats().open_streams == 0 {
                         self.link.close(CloseCode::Away, "the control plane is shutting down");
@@ -219,7 +219,7 @@ impl Session<'_> {
                 self.register = *register;
                 self.welcome(request_id.as_ref()).await?;
             }
-            AgentMessage::GatewayHelloAck(ack) if ack.use_yamux && self.live.is_none() => self.go_live(),
+            AgentMessage::GatewayHelloAck(ack) if ack.use_yamux && self.live.is_none() => self.go_live()?,
             AgentMessage::Heartbeat(_) => {
                 self.agents.metrics.heartbeats.fetch_add(1, Relaxed);
                 tell(&self.link, &ControlMessage::HeartbeatAck, request_id.as_ref()).await?;
@@ -244,11 +244,11 @@ impl Session<'_> {
     }
 
     /// From here on requests may use the link.
-    fn go_live(&mut self) {
+    fn go_live(&mut self) -> Result<(), LinkError> {
         let tuned = self.shares(capability::STREAMS_2);
         self.link.start_streams(if tuned { Windows::Tuned } else { Windows::Fixed });
         if !tuned {
-            return;
+            return Ok(());
         }
         let live = Arc::new(AgentLink::new(
             self.register.agent_id.clone(),
@@ -256,7 +256,8 @@ impl Session<'_> {
             self.link.clone(),
             self.agents.options.max_idle_streams,
         ));
-        self.cluster.add(Arc::clone(&live), self.shares(capability::LINKS_N));
+        self.cluster.add(Arc::clone(&live), self.shares(capability::LINKS_N))?;
         self.live = Some(live);
+        Ok(())
     }
 }

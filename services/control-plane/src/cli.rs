@@ -111,7 +111,12 @@ fn grant(create: Create) -> anyhow::Result<Grant> {
         check_cluster(&cluster)?;
         return Ok(Grant::Agent { cluster });
     };
-    anyhow::ensure!(!name.is_empty(), "--user is empty");
+    for name in std::iter::once(&name).chain(&create.groups) {
+        anyhow::ensure!(
+            protocol::identity::is_acceptable(name),
+            "{name:?} cannot be the name of a user or a group: it is empty, too long, or has white space at an end"
+        );
+    }
     let clusters = if create.clusters.is_empty() { None } else { Some(create.clusters) };
     Ok(Grant::User { user: User { name, groups: create.groups }, clusters })
 }

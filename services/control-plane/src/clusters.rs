@@ -158,8 +158,14 @@ impl Cluster {
 
     /// Adds a link. One whose agent cannot share the cluster with other links replaces them: they are what is left of
     /// its own earlier connections.
-    pub fn add(&self, link: Arc<AgentLink>, shares: bool) {
+    /// Refused when another agent has registered for the cluster since this link's did.
+    pub fn add(&self, link: Arc<AgentLink>, shares: bool) -> Result<(), RegistrationRefused> {
         self.seen();
+        let record = self.record();
+        if let Some(owner) = record.agent_id.clone().filter(|owner| *owner != link.agent_id) {
+            let (cluster, refused) = (record.name.clone(), link.agent_id.clone());
+            return Err(RegistrationRefused::OtherAgent { cluster, owner, refused });
+        }
         let mut links = self.links();
         if !shares {
             for old in links.drain(..) {
@@ -167,6 +173,7 @@ impl Cluster {
             }
         }
         links.push(link);
+        Ok(())
     }
 
     pub fn remove(&self, link: &Arc<AgentLink>) {

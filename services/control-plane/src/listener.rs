@@ -45,6 +45,8 @@ pub struct Listener {
     pub metrics: Arc<Metrics>,
     pub max_connections: usize,
     pub stop: CancellationToken,
+    /// Ends what is left, at once.
+    pub cut: CancellationToken,
     pub tasks: TaskTracker,
 }
 
@@ -63,10 +65,13 @@ impl Listener {
     pub async fn run(self: Arc<Self>, listener: TcpListener) {
         let places = Arc::new(Semaphore::new(self.max_connections));
         loop {
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-            let tcp = tokio::select! {
-                accepted = listener.accept() => match accepted {
-                    Ok((tcp, _)) => tcp,
+            let accepted = async {
+                let place = Arc::clone(&places).acquire_owned().await.map_err(io::Error::other)?;
+                Ok::<_, io::Error>((place, listener.accept().await?.0))
+            };
+            let (place, tcp) = tokio::select! {
+                accepted = accepted => match accepted {
+                    Ok(accepted) => accepted,
                     Err(error) => {
                         // Mostly too many open files: those that are open have to end first.
                         tracing::warn!(%error, "cannot accept a connection");
@@ -77,13 +82,14 @@ impl Listener {
                 () = self.stop.cancelled() => return,
             };
             let this = Arc::clone(&self);
-            self.tasks.spawn(async move {
+            let cut = self.cut.clone();
+            self.tasks.spawn(cut.run_until_cancelled_owned(async move {
                 let _counted = this.metrics.connection();
                 if let Err(error) = this.connection(tcp).await {
                     tracing::debug!(%error, "connection failed");
                 }
                 drop(place);
-            });
+            }));
         }
     }
 

@@ -10,7 +10,7 @@ use http::header::{self, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Request, Response, Uri};
 use http_body_util::{Either, Empty};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use mux::MuxStream;
 use protocol::{Status, StreamHeader, StreamId, TraceParent, hop, identity};
 use runtime::{SpanKind, Tracer};
@@ -135,7 +135,7 @@ fn prepare(
     identity::strip(headers);
     headers.remove(header::AUTHORIZATION);
     headers.remove(header::EXPECT);
-    let upgrade = hop::forward_request(headers);
+    let upgrade = hop::forward_request(headers, !body.is_end_stream());
     for (name, value) in token.identity() {
         headers.append(name, value.clone());
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -55,6 +55,7 @@ pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<
         metrics,
         max_connections: options.max_connections,
         stop: context.shutdown.clone(),
+        cut: CancellationToken::new(),
         tasks: TaskTracker::new(),
     });
     let mut background = JoinSet::new();
@@ -65,7 +66,11 @@ pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<
     tracing::info!(connections = listener.tasks.len(), "draining");
     agents.shutdown.cancel();
     listener.tasks.close();
-    listener.tasks.wait().await;
+    if timeout(options.common.drain_timeout.get(), listener.tasks.wait()).await.is_err() {
+        tracing::info!(connections = listener.tasks.len(), "cutting what is left");
+        listener.cut.cancel();
+        listener.tasks.wait().await;
+    }
     background.shutdown().await;
     Ok(())
 }

@@ -25,7 +25,7 @@ pub enum RegisterError {
     /// The control plane answers, but not with a registration: nothing will change until somebody acts.
     #[error(transparent)]
     Invalid(#[from] RegistrationError),
-    #[error("registration response is not a valid message: {0}")]
+    #[error("registration response is not a valid message")]
     Unreadable(#[from] protocol::ParseError),
     #[error("the control plane refuses the registration: {0}")]
     Refused(String),

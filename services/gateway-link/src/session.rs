@@ -7,6 +7,7 @@ use protocol::message::{GatewayHelloAck, GoAway, Pong, ProtocolFallback};
 use protocol::{AgentMessage, ControlMessage};
 use runtime::Condition;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::dial::{DialError, dial};
 use crate::forward::Forwarder;
@@ -30,7 +31,7 @@ pub enum SessionError {
     Dial(#[from] DialError),
     #[error(transparent)]
     Register(#[from] RegisterError),
-    #[error("the link was lost: {0}")]
+    #[error("the link was lost")]
     Closed(#[from] Closed),
     #[error("the control plane does not know this cluster any more: {0}")]
     Forgotten(String),
@@ -114,6 +115,7 @@ impl Established<'_> {
     async fn serve_until_closed(&mut self) -> Result<(), SessionError> {
         let shutdown = self.links.context.shutdown.clone();
         let mut stopping = false;
+        let mut drained = std::pin::pin!(tokio::time::sleep(Duration::MAX));
         loop {
             tokio::select! {
                 text = self.incoming.control.recv() => match text {
@@ -127,8 +129,13 @@ impl Established<'_> {
                     None => return Err(self.link.closed().await.into()),
                 },
                 Some(_ended) = self.streams.join_next(), if !self.streams.is_empty() => {}
+                () = &mut drained, if stopping => {
+                    tracing::info!(streams = self.streams.len(), "cutting what is left");
+                    self.streams.shutdown().await;
+                }
                 () = shutdown.cancelled(), if !stopping => {
                     stopping = true;
+                    drained.as_mut().reset(Instant::now() + self.links.options.common.drain_timeout.get());
                     tracing::info!(streams = self.streams.len(), "draining the link");
                     self.say(AgentMessage::GoAway(GoAway { reason: "shutting down".to_owned(), drain_ms: None })).await;
                 }

@@ -5,7 +5,7 @@ use exchange::{Reply, UpgradeSlot};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode, Uri};
 use http_body_util::{Either, Empty};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use protocol::status::shows_no_status;
 use protocol::{Status, TraceParent, User, hop, identity};
 use runtime::{SpanKind, Tracer};
@@ -98,7 +98,7 @@ impl Executor {
         self.policy.check_user(&user).map_err(|e| Box::new(Status::forbidden(e.to_string())))?;
         identity::strip(&mut head.headers);
         head.headers.remove(header::AUTHORIZATION);
-        let upgrade = hop::forward_request(&mut head.headers);
+        let upgrade = hop::forward_request(&mut head.headers, !body.is_end_stream());
         if self.rbac == RbacMode::Impersonate {
             impersonate(&user, &mut head.headers).map_err(refused)?;
         }
@@ -115,8 +115,10 @@ impl Executor {
     ) -> Result<Response<Option<exchange::Body<Transport, crate::upstream::RequestBody>>>, Box<Status>> {
         // An upgrade request has no body, and its `Incoming` must stay behind for the server to hand over the bytes.
         let request = request.map(|body| if upgrade { Either::Right(Empty::new()) } else { Either::Left(body) });
+        // What is behind a pod's or a service's `proxy` may ask for credentials of its own.
+        let relayed = request.uri().path().split('/').any(|segment| segment == "proxy");
         match self.upstream.send(request).await {
-            Ok(Reply::Response(response)) if response.status() == StatusCode::UNAUTHORIZED => {
+            Ok(Reply::Response(response)) if response.status() == StatusCode::UNAUTHORIZED && !relayed => {
                 self.upstream.credentials_refused();
                 Err(Box::new(Status::unavailable(
                     "the API server refused the agent's own credentials (401); the token file is read again for the next request",

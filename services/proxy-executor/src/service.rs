@@ -58,8 +58,12 @@ pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<
         streams.spawn(serve_stream(Arc::clone(&executor), header, stream, http, std::future::pending()));
     }
     tracing::info!(streams = streams.len(), "draining");
-    // The process bounds this; what is left then is reset by the bus.
-    while streams.join_next().await.is_some() {}
+    let drained = async { while streams.join_next().await.is_some() {} };
+    if timeout(options.common.drain_timeout.get(), drained).await.is_err() {
+        // Watches end only when somebody ends them; their clients begin anew, on another instance.
+        tracing::info!(streams = streams.len(), "cutting what is left");
+        streams.shutdown().await;
+    }
     watches.shutdown().await;
     bus.close().await;
     Ok(())

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::Request;
+use http::{Request, header};
 use http_body::Body as HttpBody;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -144,7 +144,9 @@ where
 
 /// Watches and sessions included: nothing has been answered yet when this is used.
 fn copy_if_harmless<B: HttpBody>(request: &Request<B>, no_body: fn() -> B) -> Option<Request<B>> {
-    if !request.method().is_safe() || !request.body().is_end_stream() {
+    // A session is begun by a GET as well, and it may run a command.
+    let session = request.headers().contains_key(header::UPGRADE);
+    if session || !request.method().is_safe() || !request.body().is_end_stream() {
         return None;
     }
     let mut copy = Request::new(no_body());

@@ -52,9 +52,10 @@ pub fn upgrade_type(headers: &HeaderMap) -> Option<HeaderValue> {
 }
 
 /// Makes a request's headers fit for the next hop: hop-by-hop headers go, except an upgrade and the wish for trailers,
-/// which this hop passes on. True if the request asks for an upgrade.
-pub fn forward_request(headers: &mut HeaderMap) -> bool {
-    let upgrade = upgrade_type(headers);
+/// which this hop passes on. True if the request asks for an upgrade; one with a body is served without, as a server
+/// may.
+pub fn forward_request(headers: &mut HeaderMap, has_body: bool) -> bool {
+    let upgrade = upgrade_type(headers).filter(|_| !has_body);
     let trailers = headers
         .get_all(header::TE)
         .iter()
@@ -141,11 +142,14 @@ mod tests {
     #[test]
     fn an_upgrade_and_the_wish_for_trailers_are_passed_on() {
         let mut plain = map(&[("connection", "close"), ("te", "gzip, Trailers"), ("accept", "*/*")]);
-        assert!(!forward_request(&mut plain));
+        assert!(!forward_request(&mut plain, true));
         assert_eq!(plain, map(&[("te", "trailers"), ("accept", "*/*")]));
         let mut session = map(&[("connection", "keep-alive, upgrade"), ("upgrade", "SPDY/3.1"), ("keep-alive", "5")]);
-        assert!(forward_request(&mut session));
+        assert!(forward_request(&mut session, false));
         assert_eq!(session, map(&[("connection", "Upgrade"), ("upgrade", "SPDY/3.1")]));
+        let mut post = map(&[("connection", "upgrade"), ("upgrade", "h2c"), ("content-length", "3")]);
+        assert!(!forward_request(&mut post, true), "the body would be lost");
+        assert_eq!(post, map(&[("content-length", "3")]));
     }
 
     proptest! {

@@ -45,6 +45,9 @@ pub enum IdentityError {
     Encoding { header: HeaderName },
     #[error("header {header} is empty")]
     Empty { header: HeaderName },
+    /// The API server trims header values: such a name would become another one there.
+    #[error("header {header} holds a name with a control character, or with white space at its beginning or end")]
+    Spacing { header: HeaderName },
     #[error("header {header} is longer than {MAX_NAME} bytes")]
     TooLong { header: HeaderName },
     #[error("the request names more than {MAX_GROUPS} groups")]
@@ -102,6 +105,11 @@ pub fn is_identity(name: &HeaderName) -> bool {
 }
 
 /// Whether `byte` stands for itself. A comma does not: an intermediary may join repeated headers with one.
+/// Whether `name` can be a user or a group: not empty, not too long, and the same after every hop.
+pub fn is_acceptable(name: &str) -> bool {
+    !name.is_empty() && name.len() <= MAX_NAME && name.trim() == name && !name.contains(char::is_control)
+}
+
 fn is_plain(byte: u8) -> bool {
     byte.is_ascii_graphic() && byte != b'%' && byte != b','
 }
@@ -153,7 +161,8 @@ fn decode(header: &HeaderName, value: &HeaderValue) -> Result<String, IdentityEr
     if out.len() > MAX_NAME {
         return Err(IdentityError::TooLong { header: header.clone() });
     }
-    String::from_utf8(out).map_err(|_| invalid())
+    let name = String::from_utf8(out).map_err(|_| invalid())?;
+    if is_acceptable(&name) { Ok(name) } else { Err(IdentityError::Spacing { header: header.clone() }) }
 }
 
 #[cfg(test)]
@@ -192,6 +201,13 @@ mod tests {
             assert_eq!(read(&[(&USER, bad)]), Err(IdentityError::Encoding { header: USER }), "{bad}");
         }
         assert_eq!(read(&[(&USER, "a"), (&GROUP, "%")]), Err(IdentityError::Encoding { header: GROUP }));
+        for trimmed in ["%20system:masters", "system:masters%09", "%20", "a%0Ab", "%C2%A0a"] {
+            assert_eq!(
+                read(&[(&USER, "a"), (&GROUP, trimmed)]),
+                Err(IdentityError::Spacing { header: GROUP }),
+                "{trimmed}"
+            );
+        }
         assert_eq!(read(&[(&USER, &"a".repeat(1025))]), Err(IdentityError::TooLong { header: USER }));
         assert_eq!(read(&[(&USER, "a"), (&GROUP, "g"), (&GROUP, "h")]), Ok(user("a", &["g", "h"])));
         let (user_header, group_header) = (USER, GROUP);
@@ -222,6 +238,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_user_is_read_back(name in "(?s).{1,60}", groups in prop::collection::vec("(?s).{1,30}", 0..6)) {
+            prop_assume!(is_acceptable(&name) && groups.iter().all(|group| is_acceptable(group)));
             let user = User { name, groups };
             let mut headers = HeaderMap::new();
             user.write_headers(&mut headers);

@@ -33,6 +33,8 @@ pub struct Common {
     /// fewest wake-ups; more is worth it only for a service that is shown to need more than one core.
     #[schemars(range(min = 1, max = 64))]
     pub worker_threads: usize,
+    /// How long requests and sessions under way may go on after SIGTERM; what is left then, such as watches, is cut.
+    pub drain_timeout: Duration,
     /// How long the service may take to finish its work after SIGTERM, such as "30s". Kubernetes'
     /// terminationGracePeriodSeconds has to be longer.
     pub shutdown_timeout: Duration,
@@ -45,6 +47,7 @@ impl Default for Common {
             server: Server::default(),
             telemetry: Telemetry::default(),
             worker_threads: 1,
+            drain_timeout: Duration::from_secs(10),
             shutdown_timeout: Duration::from_secs(30),
         }
     }

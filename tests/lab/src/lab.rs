@@ -23,10 +23,23 @@ use std::{
     time::Duration,
 };
 
-/// The namespace the chart is installed in.
-pub const NAMESPACE: &str = "pipeops-system";
-/// The name of the chart's release.
-pub const RELEASE: &str = "pipeops-agent";
+/// Where the chart is installed, and as what.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub namespace: &'static str,
+    pub release: &'static str,
+}
+
+/// As users install it.
+const OWN_CLUSTER: Place = Place { namespace: "pipeops-system", release: "pipeops-agent" };
+/// A cluster that exists may have an agent of its own, which is none of the lab's business.
+const EXISTING_CLUSTER: Place = Place { namespace: "pipeops-lab", release: "pipeops-lab" };
+
+impl Options {
+    pub(crate) fn place(&self) -> Place {
+        if self.kubeconfig.is_some() { EXISTING_CLUSTER } else { OWN_CLUSTER }
+    }
+}
 
 /// What to start.
 #[derive(Clone, Debug)]
@@ -330,9 +343,10 @@ impl Lab {
     }
 
     async fn uninstall(&self) -> Result<()> {
-        self.direct_helm.stdout(&["uninstall", RELEASE, "-n", NAMESPACE, "--ignore-not-found"]).await?;
+        let Place { namespace, release } = self.options.place();
+        self.direct_helm.stdout(&["uninstall", release, "-n", namespace, "--ignore-not-found"]).await?;
         if self.owns_namespace {
-            self.admin.stdout(&["delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait=false"]).await?;
+            self.admin.stdout(&["delete", "namespace", namespace, "--ignore-not-found", "--wait=false"]).await?;
         }
         self.admin.stdout(&["delete", "clusterrolebinding", start::BINDING, "--ignore-not-found"]).await?;
         Ok(())

@@ -69,14 +69,14 @@ async fn an_existing_cluster_is_used_and_left_as_it_was() {
     answers(agent.proxied().unwrap()).await.unwrap();
     // There might be nodes, and the pods would be a second agent.
     let pods = "jsonpath={.items[*].spec.replicas}";
-    let pods = cluster.direct().stdout(&["get", "deployments", "-n", "pipeops-system", "-o", pods]).await.unwrap();
+    let pods = cluster.direct().stdout(&["get", "deployments", "-n", "pipeops-lab", "-o", pods]).await.unwrap();
     assert_eq!(pods, "0 0 0 0");
 
     agent.stop().await.unwrap();
     until("everything of the lab's to be gone", SOON, || async {
         let left = "namespaces,clusterroles,clusterrolebindings";
         let left = cluster.admin().stdout(&["get", left, "-o", "name"]).await?;
-        anyhow::ensure!(!left.contains("pipeops-system"), "{left}");
+        anyhow::ensure!(!left.contains("pipeops-lab"), "{left}");
         Ok(())
     })
     .await

@@ -1,6 +1,6 @@
 //! Starting a lab.
 
-use super::{Lab, Link, NAMESPACE, Options, RELEASE, folder::RunFolder};
+use super::{Lab, Link, Options, Place, folder::RunFolder};
 use crate::{
     cluster::{Cluster, GROUP, USER},
     control_plane::ControlPlane,
@@ -82,7 +82,8 @@ impl Start {
             Err(_) => step.failed("does not start"),
         }
         let api = api?;
-        let there = api.admin.stdout(&["get", "namespace", NAMESPACE, "--ignore-not-found", "-o", "name"]).await?;
+        let namespace = self.options.place().namespace;
+        let there = api.admin.stdout(&["get", "namespace", namespace, "--ignore-not-found", "-o", "name"]).await?;
         let agent = match &services {
             Some(services) => Some(self.agent(services, &api).await?),
             None => None,
@@ -179,14 +180,15 @@ impl Start {
         let ca_pem = control_plane.ca_pem()?;
         step.done(&format!("answers at {}", control_plane.url));
 
-        let step = progress.step("chart", "helm install pipeops-agent");
+        let place = self.options.place();
+        let step = progress.step("chart", &format!("helm install {}", place.release));
         self.install(&control_plane, &ca_pem, &agent_token, api).await?;
         step.done("installed");
 
         let step = progress.step("agent", "one process per container");
         let binary = |name: &str| services.path(name).or_else(|_| self.parts.path(name).map(Path::to_owned));
         let node = Node {
-            namespace: NAMESPACE,
+            namespace: place.namespace,
             api_host: &api.server.host,
             api_port: api.server.port,
             folder: &self.folder.path().join("pods"),
@@ -195,7 +197,7 @@ impl Start {
         let pods = workload::pods(&api.admin, &node).await?;
         if self.options.kubeconfig.is_some() {
             // A cluster with nodes would run the pods as well, and the cluster would have two agents.
-            api.admin.stdout(&["scale", "deployments", "--all", "--replicas=0", "-n", NAMESPACE]).await?;
+            api.admin.stdout(&["scale", "deployments", "--all", "--replicas=0", "-n", place.namespace]).await?;
         }
         tokens::renew(&pods.tokens, &api.admin).await?;
         let names: Vec<_> = pods.specs.iter().map(|spec| spec.name.clone()).collect();
@@ -239,20 +241,20 @@ impl Start {
         folders::write_atomically(&file, &serde_json::to_vec_pretty(&values)?, 0o600)?;
         let (file, chart) =
             (file.display().to_string(), folders::workspace().join("charts/pipeops-agent").display().to_string());
+        let Place { namespace, release } = self.options.place();
         let mut args = match self.options.kubeconfig {
             None => vec!["install"],
             // A lab that was killed may have left a release there.
             Some(_) => vec!["upgrade", "--install"],
         };
-        args.extend([RELEASE, &chart, "-n", NAMESPACE, "--create-namespace", "-f", &file]);
+        args.extend([release, &chart, "-n", namespace, "--create-namespace", "-f", &file]);
         for value in &self.options.values {
             args.extend(["--set-string", value]);
         }
         self.tool("helm", api.admin.kubeconfig())?.stdout(&args).await.context("the chart does not install")?;
-        crate::wait::until("the namespace's kube-root-ca.crt", NAMESPACE_READY_WITHIN, || {
-            api.admin.stdout(&["get", "configmap", "kube-root-ca.crt", "-n", NAMESPACE])
-        })
-        .await?;
+        let question = ["get", "configmap", "kube-root-ca.crt", "-n", namespace];
+        crate::wait::until("the namespace's kube-root-ca.crt", NAMESPACE_READY_WITHIN, || api.admin.stdout(&question))
+            .await?;
         Ok(())
     }
 

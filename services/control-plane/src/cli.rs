@@ -41,7 +41,7 @@ enum TokenCommand {
         #[command(flatten)]
         settings: runtime::Args,
     },
-    /// Revoke a token. What uses it stops working within a second or two.
+    /// Revoke a token. An agent's link ends, and a user's new requests are refused, within two seconds.
     Revoke {
         /// The id that `token list` shows.
         id: String,

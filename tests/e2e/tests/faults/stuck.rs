@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 const DOWNLOAD: u64 = 200_000_000;
 const PAIRS: usize = 12;
-const WINDOW: Duration = Duration::from_millis(400);
+const WINDOW: Duration = Duration::from_millis(800);
 const CONNECTIONS: usize = 2;
 /// Of the others' rate while somebody is stuck.
 const KEPT: f64 = 0.9;
@@ -27,8 +27,8 @@ pub async fn whoever_does_not_read_slows_nobody_and_fills_nothing(stage: &Stage)
     let (mut free, mut stuck) = (Vec::new(), Vec::new());
     let mut looks = Vec::new();
     rate(&kube, &plain).await?;
+    free.push(rate(&kube, &plain).await?);
     for round in 0..PAIRS {
-        free.push(rate(&kube, &plain).await?);
         let held = Stuck::open(stage, round).await.with_context(|| format!("round {round}"))?;
         stuck.push(rate(&kube, &plain).await?);
         if round + 1 == PAIRS {
@@ -40,8 +40,11 @@ pub async fn whoever_does_not_read_slows_nobody_and_fills_nothing(stage: &Stage)
         held.still(stage, round)?;
         drop(held);
         stage.backend.abandoned(&download_id(round), STUCK_WITHIN).await?;
+        free.push(rate(&kube, &plain).await?);
     }
-    let ratio = median(free.iter().zip(&stuck).map(|(free, stuck)| stuck / free).collect());
+    // Each beside its neighbours before and after, so that a machine that becomes faster or slower changes nothing.
+    let around = free.iter().zip(free.iter().skip(1)).map(|(before, after)| f64::midpoint(*before, *after));
+    let ratio = median(around.zip(&stuck).map(|(free, stuck)| stuck / free).collect());
     println!("rate with somebody stuck: {ratio:.3} of {:.0}/s", median(free));
     for look in &looks {
         println!("{}: {} KiB", look.name, look.rss / 1024);

@@ -235,10 +235,14 @@ mod tests {
         assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["accept"]);
     }
 
+    /// Of any characters but controls, without white space around it.
+    fn any_name() -> impl Strategy<Value = String> {
+        r"\PC{1,60}".prop_map(|text| if text.trim().is_empty() { "x".into() } else { text.trim().to_owned() })
+    }
+
     proptest! {
         #[test]
-        fn every_user_is_read_back(name in "(?s).{1,60}", groups in prop::collection::vec("(?s).{1,30}", 0..6)) {
-            prop_assume!(is_acceptable(&name) && groups.iter().all(|group| is_acceptable(group)));
+        fn every_user_is_read_back(name in any_name(), groups in prop::collection::vec(any_name(), 0..6)) {
             let user = User { name, groups };
             let mut headers = HeaderMap::new();
             user.write_headers(&mut headers);

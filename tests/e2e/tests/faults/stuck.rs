@@ -27,6 +27,8 @@ pub async fn whoever_does_not_read_slows_nobody_and_fills_nothing(stage: &Stage)
     let (mut free, mut stuck) = (Vec::new(), Vec::new());
     let mut looks = Vec::new();
     rate(&kube, &plain).await?;
+    // The events disturb the API server for a while, so they come before every measurement.
+    events(stage).await?;
     free.push(rate(&kube, &plain).await?);
     for round in 0..PAIRS {
         let held = Stuck::open(stage, round).await.with_context(|| format!("round {round}"))?;
@@ -40,6 +42,7 @@ pub async fn whoever_does_not_read_slows_nobody_and_fills_nothing(stage: &Stage)
         held.still(stage, round)?;
         drop(held);
         stage.backend.abandoned(&download_id(round), STUCK_WITHIN).await?;
+        events(stage).await?;
         free.push(rate(&kube, &plain).await?);
     }
     // Each beside its neighbours before and after, so that a machine that becomes faster or slower changes nothing.

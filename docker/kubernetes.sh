@@ -20,6 +20,11 @@ helm upgrade --install "$release" "$here/../charts/pipeops-agent" --namespace "$
 mkdir -p "$folder/files"
 chmod 700 "$folder"
 umask 022
+# A namespace that is new has it a moment later.
+for _ in 1 2 3 4 5 6 7 8 9 10; do
+  if kubectl -n "$namespace" get configmap kube-root-ca.crt >/dev/null 2>&1; then break; fi
+  sleep 1
+done
 kubectl -n "$namespace" get configmap kube-root-ca.crt -o 'jsonpath={.data.ca\.crt}' >"$folder/files/ca.crt"
 for service in proxy-executor state-keeper; do
   kubectl -n "$namespace" create token "$release-$service" --duration 8h >"$folder/files/$service.token"

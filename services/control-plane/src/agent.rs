@@ -4,23 +4,24 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use mux::{CloseCode, Closed, Incoming, Link, Role, Windows};
+use mux::{CloseCode, Closed, Incoming, Link, LinkMetrics, Role, Windows};
 use protocol::message::{ErrorReport, GatewayHello, GoAway, Register, RegisterSuccess, YamuxConfig};
 use protocol::{AgentMessage, ControlMessage, RequestId, capability};
+use runtime::error_text;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 use tokio::time::{interval, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::{Grant, TokenRecord, Tokens};
-use crate::clusters::{AgentLink, Cluster, Clusters};
+use crate::auth::{Grant, TokenRecord};
+use crate::clusters::{AgentLink, Cluster, Clusters, Presence, RegistrationRefused};
 use crate::metrics::Metrics;
 use crate::options;
 
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(30);
-/// How soon a revoked token ends its links.
-const TOKEN_CHECK: Duration = Duration::from_secs(1);
+/// How often streams that were idle for long are ended.
+const SWEEP: Duration = Duration::from_secs(1);
 /// How soon a drained link is closed.
 const DRAIN_CHECK: Duration = Duration::from_millis(50);
 /// The window that every yamux has from the start; larger ones are for peers that say `streams/2`.
@@ -29,9 +30,9 @@ const LEGACY_WINDOW: u64 = 256 * 1024;
 /// What agents' links need.
 #[derive(Debug)]
 pub struct Agents {
-    pub tokens: Arc<Tokens>,
     pub clusters: Arc<Clusters>,
     pub metrics: Arc<Metrics>,
+    pub link_metrics: LinkMetrics,
     pub options: options::Links,
     pub shutdown: CancellationToken,
 }
@@ -45,7 +46,7 @@ pub enum LinkError {
     #[error("message that cannot be read: {0}")]
     Unreadable(#[from] protocol::ParseError),
     #[error("registration refused: {0}")]
-    Refused(#[from] crate::clusters::RegistrationRefused),
+    Refused(#[from] RegistrationRefused),
     #[error("the agent's token was revoked")]
     Revoked,
 }
@@ -56,6 +57,7 @@ struct Session<'a> {
     token: &'a TokenRecord,
     link: Link,
     cluster: Arc<Cluster>,
+    presence: Presence,
     /// Present once the agent takes streams.
     live: Option<Arc<AgentLink>>,
     register: Register,
@@ -66,6 +68,7 @@ impl Agents {
         mux::Config {
             max_message: self.options.max_message,
             max_streams: self.options.max_streams,
+            stream_window_total: self.options.window_total,
             ping_interval: self.options.ping_interval.get(),
             dead_after: self.options.dead_after.get(),
             ..mux::Config::default()
@@ -79,6 +82,7 @@ impl Agents {
     {
         let Grant::Agent { cluster } = &token.grant else { return };
         let (link, incoming, driver) = mux::start(socket, Role::ControlPlane, self.config());
+        self.link_metrics.watch(&link);
         let mut driving = JoinSet::new();
         driving.spawn(async move {
             driver.await;
@@ -112,18 +116,24 @@ impl Agents {
         let (request_id, register) = timeout(REGISTER_TIMEOUT, first_register(&mut incoming, link))
             .await
             .unwrap_or(Err(LinkError::NoRegistration))?;
-        let cluster = match self.clusters.register(cluster_name, &register.agent_id) {
+        let cluster = match self.clusters.register(cluster_name, &register.agent_id).await {
             Ok(cluster) => cluster,
             Err(refused) => {
+                if let RegistrationRefused::Store(error) = &refused {
+                    tracing::error!(cluster = cluster_name, error = error_text(error), "cannot store a registration");
+                }
                 tell(link, &ControlMessage::Error(ErrorReport::new(refused.to_string())), request_id.as_ref()).await?;
                 return Err(refused.into());
             }
         };
         tracing::info!(cluster = cluster_name, agent = %register.agent_id, version = register.agent_version, "agent registered");
-        let mut session = Session { agents: self, token, link: link.clone(), cluster, live: None, register };
+        let presence = cluster.arrives(&register);
+        let mut session = Session { agents: self, token, link: link.clone(), cluster, presence, live: None, register };
         session.welcome(request_id.as_ref()).await?;
         let _counted = self.metrics.link();
         let outcome = session.serve(incoming).await;
+        // Before its link: a cluster with an agent and no link would look as if it were just connecting.
+        drop(session.presence);
         if let Some(live) = &session.live {
             session.cluster.remove(live);
             live.streams.clear();
@@ -169,7 +179,7 @@ impl Session<'_> {
     }
 
     async fn serve(&mut self, mut incoming: Incoming) -> Result<std::convert::Infallible, LinkError> {
-        let mut checks = interval(TOKEN_CHECK);
+        let mut checks = interval(SWEEP);
         let shutdown = self.agents.shutdown.clone();
         let mut stopping = false;
         loop {
@@ -192,10 +202,8 @@ impl Session<'_> {
                         self.link.close(CloseCode::Away, "the control plane is shutting down");
                         return Err(self.link.closed().await.into());
                     }
-                    if !self.agents.tokens.is_valid(&self.token.id) {
-                        return Err(LinkError::Revoked);
-                    }
                 }
+                () = self.token.revoked().cancelled() => return Err(LinkError::Revoked),
                 () = shutdown.cancelled(), if !stopping => {
                     stopping = true;
                     checks = interval(DRAIN_CHECK);
@@ -215,7 +223,9 @@ impl Session<'_> {
         self.cluster.seen();
         match message {
             AgentMessage::Register(register) => {
-                self.agents.clusters.register(&self.cluster.record().name.clone(), &register.agent_id)?;
+                let name = self.cluster.record().name.clone();
+                self.agents.clusters.register(&name, &register.agent_id).await?;
+                self.presence.update(&register);
                 self.register = *register;
                 self.welcome(request_id.as_ref()).await?;
             }
@@ -248,11 +258,16 @@ impl Session<'_> {
         let tuned = self.shares(capability::STREAMS_2);
         self.link.start_streams(if tuned { Windows::Tuned } else { Windows::Fixed });
         if !tuned {
+            tracing::warn!(
+                cluster = self.cluster.record().name,
+                agent = %self.register.agent_id,
+                version = self.register.agent_version,
+                "this agent speaks only the older protocol, over which no requests are carried: update it"
+            );
             return Ok(());
         }
         let live = Arc::new(AgentLink::new(
             self.register.agent_id.clone(),
-            self.register.agent_version.clone(),
             self.link.clone(),
             self.agents.options.max_idle_streams,
         ));

@@ -5,100 +5,176 @@ mod record;
 mod tests;
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, header};
 use protocol::{Secret, Status};
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep_until};
 
 pub use record::{Grant, NewToken, TokenRecord};
 
-use crate::store::{Folder, StoreError};
+use crate::store::{Complaints, Contents, Folder, StoreError};
 
 /// A folder changed this recently may change again within the same tick of its clock.
 const CLOCK_TICK: Duration = Duration::from_secs(1);
+/// How long after one look at the folder the next may begin, however many ask for it.
+const LOOK_GAP: Duration = Duration::from_millis(200);
 
 /// All tokens, in memory; read again when the folder has changed.
 #[derive(Debug)]
 pub struct Tokens {
     folder: Folder<TokenRecord>,
-    known: RwLock<Known>,
+    known: RwLock<HashMap<Box<str>, Arc<TokenRecord>>>,
+    seen: Mutex<Seen>,
+    /// When the last look began; held from the decision to look until its end.
+    turn: Arc<tokio::sync::Mutex<Option<Instant>>>,
 }
 
+/// What the last look found, besides the tokens.
 #[derive(Debug, Default)]
-struct Known {
-    by_id: HashMap<Box<str>, Arc<TokenRecord>>,
-    /// The folder's time of change when it was read, if that was safely in the past.
+struct Seen {
+    /// The folder's time of change when it was read, if that is sure to change with the next record.
     as_of: Option<SystemTime>,
+    complaints: Complaints,
 }
 
 impl Tokens {
-    pub fn open(folder: Folder<TokenRecord>) -> Result<Self, StoreError> {
-        let tokens = Self { folder, known: RwLock::default() };
-        tokens.refresh()?;
-        Ok(tokens)
+    /// Without any in memory: [`Tokens::refresh`] reads them.
+    pub fn new(folder: Folder<TokenRecord>) -> Self {
+        Self { folder, known: RwLock::default(), seen: Mutex::default(), turn: Arc::default() }
     }
 
-    /// Makes a token and stores its hash. The secret exists only in what is returned.
+    /// Makes a token and stores its hash. The secret exists only in what is returned. Blocks.
     pub fn create(&self, grant: Grant) -> Result<(TokenRecord, Secret), StoreError> {
         let NewToken { record, secret } = NewToken::generate(grant);
-        self.folder.put(&record.id, &record)?;
+        self.folder.put(&record)?;
         Ok((record, secret))
     }
 
-    pub fn revoke(&self, id: &str) -> Result<bool, StoreError> {
-        self.folder.remove(id)
+    /// As stored now. Blocks.
+    pub fn get(&self, id: &str) -> Result<Option<TokenRecord>, StoreError> {
+        self.folder.get(id)
     }
 
-    pub fn list(&self) -> Result<Vec<TokenRecord>, StoreError> {
+    /// True if there was one. Blocks.
+    pub fn revoke(&self, id: &str) -> Result<bool, StoreError> {
+        match self.folder.remove(id) {
+            // Nothing can have that name.
+            Err(StoreError::Name(_)) => Ok(false),
+            outcome => outcome,
+        }
+    }
+
+    /// As stored now. Blocks.
+    pub fn list(&self) -> Result<Contents<TokenRecord>, StoreError> {
         self.folder.all()
     }
 
-    /// Reads the folder if it may have changed. Called every second, and for a token that is not known.
-    pub fn refresh(&self) -> Result<(), StoreError> {
+    /// Looks at the folder, and reads it if it may have changed. Whoever calls while a look is under way shares the next
+    /// one, so that many callers cost as little as one.
+    pub async fn refresh(self: &Arc<Self>) -> Result<(), StoreError> {
+        let called = Instant::now();
+        let mut turn = Arc::clone(&self.turn).lock_owned().await;
+        if turn.is_some_and(|began| began > called) {
+            return Ok(());
+        }
+        if let Some(began) = *turn {
+            sleep_until(began + LOOK_GAP).await;
+        }
+        *turn = Some(Instant::now());
+        let this = Arc::clone(self);
+        let look = spawn_blocking(move || {
+            let outcome = this.look();
+            // Not before: a caller that is gone leaves the look under way.
+            drop(turn);
+            outcome
+        });
+        look.await.map_err(|died| self.folder.unusable(died.into()))?
+    }
+
+    fn look(&self) -> Result<(), StoreError> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = self.folder.changed()?;
-        if self.known.read().unwrap_or_else(PoisonError::into_inner).as_of == Some(changed) {
+        if seen.as_of == Some(changed) {
             return Ok(());
         }
         let settled = changed.elapsed().is_ok_and(|age| age > CLOCK_TICK);
-        let by_id = self.folder.all()?.into_iter().map(|t| (t.id.clone().into_boxed_str(), Arc::new(t))).collect();
-        *self.known.write().unwrap_or_else(PoisonError::into_inner) =
-            Known { by_id, as_of: settled.then_some(changed) };
+        let Contents { records, broken } = self.folder.all()?;
+        seen.complaints.tell(&broken, "a token that was known goes on working until the control plane restarts");
+        // A file that is mended in place leaves its folder's time alone.
+        seen.as_of = (settled && broken.is_empty()).then_some(changed);
+
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let mut before = std::mem::take(&mut *known);
+        let kept = broken.keys().filter_map(|id| before.remove(id.as_str()).map(|record| (id.as_str().into(), record)));
+        known.extend(kept);
+        let mut ended = Vec::new();
+        for record in records {
+            let id = record.id.as_str().into();
+            let record = match before.remove(record.id.as_str()) {
+                // What is under way with a token that is as it was goes on.
+                Some(old) if old.is_same(&record) => old,
+                changed => {
+                    ended.extend(changed);
+                    Arc::new(record)
+                }
+            };
+            known.insert(id, record);
+        }
+        // Not under the lock: what is woken by it may ask for a token.
+        drop(known);
+        for record in ended.iter().chain(before.values()) {
+            record.revoked().cancel();
+        }
         Ok(())
     }
 
-    /// Whose token the request carries.
-    pub fn authenticate(&self, headers: &HeaderMap) -> Result<Arc<TokenRecord>, Box<Status>> {
-        let bearer = headers
-            .get(header::AUTHORIZATION)
-            .and_then(|value| value.as_bytes().split_at_checked(7))
-            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "))
-            .and_then(|(_, token)| std::str::from_utf8(token).ok())
-            .ok_or_else(|| Box::new(Status::unauthorized("this request carries no bearer token")))?;
-        self.find(bearer.trim()).ok_or_else(|| {
-            Box::new(Status::unauthorized(
-                "the bearer token is not valid here: it is mistyped, revoked, or another control plane's",
-            ))
-        })
-    }
-
-    /// False once the token has been revoked.
-    pub fn is_valid(&self, id: &str) -> bool {
-        self.known.read().unwrap_or_else(PoisonError::into_inner).by_id.contains_key(id)
-    }
-
-    fn find(&self, token: &str) -> Option<Arc<TokenRecord>> {
-        let (id, secret) = record::split(token)?;
-        let known = self.get(id).or_else(|| {
-            if let Err(error) = self.refresh() {
-                tracing::error!(error = &error as &dyn std::error::Error, "cannot read the tokens");
+    /// Whose token the request carries. One that is not known waits until the folder has been looked at once more, so a
+    /// new token works from its first request on, and any number of wrong ones costs one look per [`LOOK_GAP`].
+    pub async fn authenticate(self: &Arc<Self>, headers: &HeaderMap) -> Result<Arc<TokenRecord>, Box<Status>> {
+        let token = bearer(headers)?;
+        if let Some(record) = self.find(token)? {
+            return Ok(record);
+        }
+        // Boxed: the many requests with known tokens need not carry its state.
+        Box::pin(async {
+            if let Err(error) = self.refresh().await {
+                tracing::error!(error = &error as &dyn std::error::Error, "cannot look for a new token");
             }
-            self.get(id)
-        })?;
-        known.matches(secret).then_some(known)
+        })
+        .await;
+        self.find(token)?.ok_or_else(invalid)
     }
 
-    fn get(&self, id: &str) -> Option<Arc<TokenRecord>> {
-        self.known.read().unwrap_or_else(PoisonError::into_inner).by_id.get(id).cloned()
+    /// None: it may be one that was made since the last look. An error: it can be none.
+    fn find(&self, token: &str) -> Result<Option<Arc<TokenRecord>>, Box<Status>> {
+        let (id, secret) = record::split(token).ok_or_else(invalid)?;
+        let Some(record) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned() else {
+            return Ok(None);
+        };
+        if record.matches(secret) { Ok(Some(record)) } else { Err(invalid()) }
     }
+}
+
+/// The id of a whole token; None if it is none.
+pub fn token_id(token: &str) -> Option<&str> {
+    record::split(token).map(|(id, _)| id)
+}
+
+fn bearer(headers: &HeaderMap) -> Result<&str, Box<Status>> {
+    headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.as_bytes().split_at_checked(7))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "))
+        .and_then(|(_, token)| std::str::from_utf8(token).ok())
+        .map(str::trim)
+        .ok_or_else(|| Box::new(Status::unauthorized("this request carries no bearer token")))
+}
+
+fn invalid() -> Box<Status> {
+    Box::new(Status::unauthorized(
+        "the bearer token is not valid here: it is mistyped, revoked, or another control plane's",
+    ))
 }

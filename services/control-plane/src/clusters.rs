@@ -1,7 +1,12 @@
 //! The clusters this control plane knows, and the links that reach them now.
 
+mod presence;
+mod reach;
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -10,9 +15,11 @@ use jiff::Timestamp;
 use mux::MuxStream;
 use protocol::{AgentId, ClusterId};
 use serde::{Deserialize, Serialize};
+use tokio::task::spawn_blocking;
 
-use crate::proxy::RequestBody;
-use crate::store::{Folder, StoreError};
+pub use presence::{Presence, Present};
+
+use crate::store::{Complaints, Contents, Folder, Record, StoreError};
 
 /// A cluster as it is stored.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -31,20 +38,33 @@ pub enum RegistrationRefused {
         "cluster {cluster:?} is served by agent {owner} right now; agent {refused} cannot take it over while that one is connected. Give each cluster a token of its own"
     )]
     OtherAgent { cluster: String, owner: AgentId, refused: AgentId },
-    #[error("the control plane cannot store the registration")]
+    #[error("the control plane cannot store the registration, its log says why; ask whoever runs it")]
     Store(#[from] StoreError),
 }
 
 #[derive(Debug)]
 pub struct Clusters {
     folder: Folder<ClusterRecord>,
-    by_name: RwLock<HashMap<String, Arc<Cluster>>>,
+    known: RwLock<Known>,
+    /// Registrations of one cluster take turns; those of different clusters do not wait for each other.
+    turns: Mutex<HashMap<String, Turn>>,
 }
+
+#[derive(Debug, Default)]
+struct Known {
+    by_name: HashMap<String, Arc<Cluster>>,
+    by_id: HashMap<String, Arc<Cluster>>,
+}
+
+type Turn = Arc<tokio::sync::Mutex<()>>;
 
 #[derive(Debug)]
 pub struct Cluster {
     record: Mutex<ClusterRecord>,
     links: Mutex<Vec<Arc<AgentLink>>>,
+    /// Agents that have registered and are there, of whatever kind.
+    present: Mutex<Vec<Present>>,
+    arrivals: AtomicU64,
     next: AtomicUsize,
     /// Seconds since the epoch; 0: never.
     last_seen: AtomicI64,
@@ -54,10 +74,9 @@ pub struct Cluster {
 #[derive(Debug)]
 pub struct AgentLink {
     pub agent_id: AgentId,
-    pub agent_version: String,
     pub link: mux::Link,
     /// Streams whose last exchange ended cleanly.
-    pub streams: Arc<Pool<MuxStream, RequestBody>>,
+    pub streams: Arc<Pool<MuxStream>>,
     /// The agent asked for no new streams.
     pub going_away: AtomicBool,
 }
@@ -66,38 +85,68 @@ pub struct AgentLink {
 const STREAM_IDLE: Duration = Duration::from_secs(60);
 
 impl AgentLink {
-    pub fn new(agent_id: AgentId, agent_version: String, link: mux::Link, max_idle: usize) -> Self {
+    pub fn new(agent_id: AgentId, link: mux::Link, max_idle: usize) -> Self {
         let limits = PoolLimits { max_idle, idle_timeout: STREAM_IDLE };
-        Self { agent_id, agent_version, link, streams: Pool::new(limits), going_away: AtomicBool::new(false) }
+        Self { agent_id, link, streams: Pool::new(limits), going_away: AtomicBool::new(false) }
     }
 }
 
 impl Clusters {
+    /// Reads what is stored. Blocks.
     pub fn open(folder: Folder<ClusterRecord>) -> Result<Self, StoreError> {
-        let by_name = folder.all()?.into_iter().map(|record| (record.name.clone(), Arc::new(Cluster::new(record))));
-        Ok(Self { by_name: RwLock::new(by_name.collect()), folder })
+        let Contents { records, broken } = folder.all()?;
+        Complaints::default().tell(&broken, "the cluster cannot register before its file is restored or removed");
+        let clusters = Self { known: RwLock::default(), folder, turns: Mutex::default() };
+        for record in records {
+            clusters.insert(record);
+        }
+        Ok(clusters)
     }
 
     /// By name, or by id.
     pub fn find(&self, cluster: &str) -> Option<Arc<Cluster>> {
-        let by_name = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
-        by_name.get(cluster).or_else(|| by_name.values().find(|c| c.record().id.as_str() == cluster)).cloned()
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.by_name.get(cluster).or_else(|| known.by_id.get(cluster)).cloned()
     }
 
     pub fn all(&self) -> Vec<Arc<Cluster>> {
-        let by_name = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
-        let mut clusters: Vec<_> = by_name.values().cloned().collect();
-        drop(by_name);
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let mut clusters: Vec<_> = known.by_name.values().cloned().collect();
+        drop(known);
         clusters.sort_by_key(|cluster| cluster.record().name.clone());
         clusters
     }
 
     /// Binds `agent` to the cluster its token names; the first time, the cluster gets its id.
-    pub fn register(&self, name: &str, agent: &AgentId) -> Result<Arc<Cluster>, RegistrationRefused> {
-        let mut by_name = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(cluster) = by_name.get(name) {
+    pub async fn register(self: &Arc<Self>, name: &str, agent: &AgentId) -> Result<Arc<Cluster>, RegistrationRefused> {
+        if let Some(cluster) = self.named(name)
+            && cluster.record().agent_id.as_ref() == Some(agent)
+        {
+            return Ok(cluster);
+        }
+        let turn = self.turn(name).lock_owned().await;
+        let (this, name, agent) = (Arc::clone(self), name.to_owned(), agent.clone());
+        let storing = spawn_blocking(move || {
+            let outcome = this.store(&name, &agent);
+            // Not before: a caller that is gone leaves the registration under way.
+            drop(turn);
+            outcome
+        });
+        storing.await.map_err(|died| self.folder.unusable(died.into()))?
+    }
+
+    /// [`Clusters::register`] by one caller at a time for each name. Blocks.
+    fn store(&self, name: &str, agent: &AgentId) -> Result<Arc<Cluster>, RegistrationRefused> {
+        if let Some(cluster) = self.named(name) {
             cluster.adopt(agent, &self.folder)?;
-            return Ok(Arc::clone(cluster));
+            return Ok(cluster);
+        }
+        // A file that could not be read at the start may have been mended; while it is broken, it is no reason to give
+        // the cluster another identity.
+        if let Some(stored) = self.folder.get(name)? {
+            let cluster = self.insert(stored);
+            cluster.adopt(agent, &self.folder)?;
+            return Ok(cluster);
         }
         let record = ClusterRecord {
             id: new_id(),
@@ -105,10 +154,32 @@ impl Clusters {
             created: Timestamp::now(),
             agent_id: Some(agent.clone()),
         };
-        self.folder.put(name, &record)?;
+        self.folder.put(&record)?;
+        Ok(self.insert(record))
+    }
+
+    fn insert(&self, record: ClusterRecord) -> Arc<Cluster> {
+        let (name, id) = (record.name.clone(), record.id.to_string());
         let cluster = Arc::new(Cluster::new(record));
-        by_name.insert(name.to_owned(), Arc::clone(&cluster));
-        Ok(cluster)
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.by_id.insert(id, Arc::clone(&cluster));
+        known.by_name.insert(name, Arc::clone(&cluster));
+        cluster
+    }
+
+    fn named(&self, name: &str) -> Option<Arc<Cluster>> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).by_name.get(name).cloned()
+    }
+
+    fn turn(&self, name: &str) -> Turn {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(turns.entry(name.to_owned()).or_default())
+    }
+}
+
+impl Record for ClusterRecord {
+    fn name(&self) -> &str {
+        &self.name
     }
 }
 
@@ -122,6 +193,8 @@ impl Cluster {
         Self {
             record: Mutex::new(record),
             links: Mutex::default(),
+            present: Mutex::default(),
+            arrivals: AtomicU64::new(0),
             next: AtomicUsize::new(0),
             last_seen: AtomicI64::new(0),
         }
@@ -135,6 +208,17 @@ impl Cluster {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn present(&self) -> MutexGuard<'_, Vec<Present>> {
+        self.present.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The agents that are there now.
+    pub fn agents(&self) -> Vec<Present> {
+        self.present().clone()
+    }
+
+    /// Makes `agent` the cluster's, unless another one's link is up. Blocks; only the file is written meanwhile, no lock
+    /// is held.
     fn adopt(&self, agent: &AgentId, folder: &Folder<ClusterRecord>) -> Result<(), RegistrationRefused> {
         let mut record = self.record();
         if record.agent_id.as_ref() == Some(agent) {
@@ -147,12 +231,17 @@ impl Cluster {
                 refused: agent.clone(),
             });
         }
-        if let Some(previous) = &record.agent_id {
-            tracing::warn!(cluster = record.name, %previous, %agent, "another agent takes the cluster over");
+        // From here on the previous agent can add no link.
+        let previous = record.agent_id.replace(agent.clone());
+        let renewed = record.clone();
+        drop(record);
+        if let Err(error) = folder.put(&renewed) {
+            self.record().agent_id = previous;
+            return Err(error.into());
         }
-        let renewed = ClusterRecord { agent_id: Some(agent.clone()), ..record.clone() };
-        folder.put(&renewed.name, &renewed)?;
-        *record = renewed;
+        if let Some(previous) = previous {
+            tracing::warn!(cluster = renewed.name, %previous, %agent, "another agent takes the cluster over");
+        }
         Ok(())
     }
 

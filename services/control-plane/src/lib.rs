@@ -19,6 +19,7 @@ mod options;
 mod proxy;
 mod reply;
 mod rest;
+mod revocable;
 mod route;
 mod service;
 mod store;

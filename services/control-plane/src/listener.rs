@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use exchange::UpgradeSlot;
+use duplex::Socket;
+use exchange::{Settings, UpgradeSlot, Upgraded};
+use http::Request;
 use hyper::rt::Executor;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
@@ -23,18 +24,28 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::agent::Agents;
+use crate::auth::TokenRecord;
 use crate::metrics::Metrics;
+use crate::proxy::RequestBody;
 use crate::route::{Router, Upgrade};
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// HTTP/1.1: longer than clients keep an idle connection themselves (Go: 90 s), so that none sends on one being closed.
+const SETTINGS: Settings = Settings {
+    keep_alive: true,
+    max_head: 128 * 1024,
+    head_timeout: Some(Duration::from_secs(30)),
+    idle_timeout: Some(Duration::from_secs(120)),
+    date: true,
+};
 /// Unanswered pings end an HTTP/2 connection, with the watches on it.
 const H2_PING: Duration = Duration::from_secs(20);
 const H2_WINDOW: u32 = 1 << 20;
 const H2_SEND_BUFFER: usize = 128 * 1024;
 const H2_STREAMS: u32 = 1024;
 
-type Stream = Either<TlsStream<TcpStream>, TcpStream>;
+/// Boxed: the state of TLS is large, and each future that a connection passes through keeps a place for it.
+type Stream = Either<Box<TlsStream<TcpStream>>, TcpStream>;
 
 /// Takes connections until it is told to stop; tasks are owned by its tracker.
 #[derive(Debug)]
@@ -82,74 +93,79 @@ impl Listener {
                 () = self.stop.cancelled() => return,
             };
             let this = Arc::clone(&self);
-            let cut = self.cut.clone();
-            self.tasks.spawn(cut.run_until_cancelled_owned(async move {
+            self.tasks.spawn(async move {
                 let _counted = this.metrics.connection();
-                if let Err(error) = this.connection(tcp).await {
-                    tracing::debug!(%error, "connection failed");
+                tokio::select! {
+                    served = this.connection(tcp) => {
+                        if let Err(error) = served {
+                            tracing::debug!(%error, "connection failed");
+                        }
+                    }
+                    () = this.cut.cancelled() => {}
                 }
                 drop(place);
-            }));
+            });
         }
     }
 
     async fn connection(&self, tcp: TcpStream) -> io::Result<()> {
-        tcp.set_nodelay(true)?;
-        let keepalive = TcpKeepalive::new()
-            .with_time(Duration::from_secs(15))
-            .with_interval(Duration::from_secs(5))
-            .with_retries(3);
-        SockRef::from(&tcp).set_tcp_keepalive(&keepalive)?;
-        let Some(TlsAcceptorHandle(acceptor)) = &self.tls else {
-            self.http1(Either::Right(tcp)).await;
-            return Ok(());
+        runtime::tcp::tune(&tcp)?;
+        let stream = match &self.tls {
+            Some(TlsAcceptorHandle(acceptor)) => {
+                // Boxed, like all that is over soon or seldom: the many plain connections then need not carry its state.
+                let handshake = Box::pin(timeout(HANDSHAKE_TIMEOUT, acceptor.accept(tcp))).await;
+                let stream = handshake.map_err(|_| io::ErrorKind::TimedOut.into()).and_then(|done| done);
+                let stream = Box::new(stream.inspect_err(|_| {
+                    self.metrics.failed_handshakes.fetch_add(1, Relaxed);
+                })?);
+                if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+                    Box::pin(self.http2(stream)).await;
+                    return Ok(());
+                }
+                Either::Left(stream)
+            }
+            None => Either::Right(tcp),
         };
-        let handshake = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(tcp)).await;
-        let stream = handshake.map_err(|_| io::ErrorKind::TimedOut.into()).and_then(|done| done).inspect_err(|_| {
-            self.metrics.failed_handshakes.fetch_add(1, Relaxed);
-        })?;
-        if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-            // Boxed, like what follows an upgrade below: the many plain connections then need not carry its state.
-            Box::pin(self.http2(stream)).await;
-        } else {
-            self.http1(Either::Left(stream)).await;
-        }
+        self.http1(stream).await;
         Ok(())
     }
 
     async fn http1(&self, stream: Stream) {
-        let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
         let slot = UpgradeSlot::new();
         let service = {
             let (router, slot) = (Arc::clone(&self.router), slot.clone());
-            move |request| {
+            move |request: Request<exchange::Incoming>| {
                 let (router, slot) = (Arc::clone(&router), slot.clone());
-                async move { router.route(request, Some(&slot)).await }
+                async move { router.route(request.map(RequestBody::Left), Some(&slot)).await }
             }
         };
-        match exchange::serve(&http, stream, slot, self.stop.cancelled(), service).await {
-            Ok(Some((client, Upgrade::Session(cluster)))) => {
-                if let Err(error) = Box::pin(exchange::relay(client, cluster)).await {
-                    tracing::debug!(%error, "session broke");
+        match exchange::serve(SETTINGS, Socket::new(stream), slot, self.stop.cancelled(), service).await {
+            Ok(Some((client, Upgrade::Session(cluster, token)))) => {
+                let session = Box::pin(duplex::relay(client, cluster, |_| {}));
+                match token.revoked().run_until_cancelled(session).await {
+                    Some(Ok(())) => {}
+                    Some(Err(error)) => tracing::debug!(%error, "session broke"),
+                    None => tracing::info!(token = token.id, "session ended: its token was revoked"),
                 }
             }
-            Ok(Some((client, Upgrade::Agent(token)))) => {
-                let config = Some(self.agents.config().websocket());
-                let socket =
-                    WebSocketStream::from_partially_read(client.io, client.read_buf.into(), Role::Server, config).await;
-                Box::pin(self.agents.serve(socket, &token)).await;
-            }
+            Ok(Some((client, Upgrade::Agent(token)))) => Box::pin(self.link(client, &token)).await,
             Ok(None) => {}
             Err(error) => tracing::debug!(%error, "HTTP/1.1 connection failed"),
         }
     }
 
-    async fn http2(&self, stream: TlsStream<TcpStream>) {
+    async fn link(&self, client: Upgraded<Socket<Stream>>, token: &TokenRecord) {
+        let config = Some(self.agents.config().websocket());
+        let (io, ahead) = (client.io.into_inner(), client.read_ahead.into());
+        let socket = WebSocketStream::from_partially_read(io, ahead, Role::Server, config).await;
+        self.agents.serve(socket, token).await;
+    }
+
+    async fn http2(&self, stream: Box<TlsStream<TcpStream>>) {
         let router = Arc::clone(&self.router);
-        let service = service_fn(move |request| {
+        let service = service_fn(move |request: Request<hyper::body::Incoming>| {
             let router = Arc::clone(&router);
-            async move { Ok::<_, std::convert::Infallible>(router.route(request, None).await) }
+            async move { Ok::<_, std::convert::Infallible>(router.route(request.map(RequestBody::Right), None).await) }
         });
         let mut http = http2::Builder::new(Tracked(self.tasks.clone()));
         http.timer(TokioTimer::new())
@@ -182,5 +198,20 @@ where
 {
     fn execute(&self, future: F) {
         self.0.spawn(future);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What each idle watch or kept connection costs beside its TLS.
+    #[test]
+    fn the_task_of_a_connection_is_small() {
+        fn size<A, B, F>(_: fn(A, B) -> F) -> usize {
+            size_of::<F>()
+        }
+        let size = size::<&Listener, _, _>(Listener::connection);
+        assert!(size <= 3072, "{size} bytes");
     }
 }

@@ -48,11 +48,13 @@ impl runtime::Options for Options {
 pub struct Tls {
     /// False serves plain HTTP: only behind a load balancer that ends TLS.
     pub enabled: bool,
-    /// PEM file of the certificate chain. Unset: a certificate is generated in `data_dir`, signed by `tls/ca.crt` there.
+    /// PEM file of the certificate chain, read again when it changes. Unset: a certificate is generated in `data_dir`,
+    /// signed by `tls/ca.crt` there.
     pub cert_file: Option<PathBuf>,
-    /// PEM file of the certificate's key.
+    /// PEM file of the certificate's key, read again when it changes.
     pub key_file: Option<PathBuf>,
-    /// Names and addresses in the generated certificate, beside localhost and the host's own name.
+    /// Names and addresses in the generated certificate, beside localhost and the host's own name. Others than before: it
+    /// is signed anew at the next start, by the same CA.
     pub names: Vec<String>,
 }
 
@@ -71,6 +73,9 @@ pub struct Links {
     pub dead_after: Duration,
     /// Streams that may be open on one link at once.
     pub max_streams: usize,
+    /// The most bytes that fast streams of one link together may have waiting beyond 256 KiB each. They get no more than
+    /// that when this is 0, which limits one stream to 256 KiB for each round trip.
+    pub window_total: usize,
     /// Largest message accepted from an agent, in bytes.
     pub max_message: usize,
     /// Idle streams kept per link for the next request.
@@ -83,6 +88,7 @@ impl Default for Links {
             ping_interval: Duration::from_secs(10),
             dead_after: Duration::from_secs(20),
             max_streams: 4096,
+            window_total: 4 << 20,
             max_message: 4 << 20,
             max_idle_streams: 256,
         }

@@ -4,23 +4,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use exchange::{Pool, PoolError, PoolLimits, Reply, Upgraded};
+use exchange::{Incoming, Pool, PoolError, PoolLimits, Reply, Upgraded};
 use http::header::{self, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Request, Response, Uri};
-use http_body_util::{Either, Empty};
-use hyper::body::{Body as _, Incoming};
+use http_body::Body as _;
+use http_body_util::Either;
 use mux::MuxStream;
 use protocol::{Status, StreamHeader, StreamId, TraceParent, hop, identity};
 use runtime::{SpanKind, Tracer};
 use tokio::io::AsyncWriteExt;
 
 use crate::auth::TokenRecord;
-use crate::clusters::{AgentLink, Cluster, Clusters};
+use crate::clusters::{AgentLink, Clusters};
 use crate::reply::{ResponseBody, Watch};
+use crate::revocable::Revocable;
 
-pub type RequestBody = Either<Incoming, Empty<Bytes>>;
+/// A user's request body: over HTTP/1.1, or over HTTP/2.
+pub type RequestBody = Either<Incoming, hyper::body::Incoming>;
 
 const TRACEPARENT: header::HeaderName = header::HeaderName::from_static("traceparent");
 
@@ -46,8 +47,7 @@ impl<'a> Target<'a> {
             Some(query) => PathAndQuery::try_from(format!("{rest}?{query}")),
             None => PathAndQuery::try_from(rest),
         };
-        // A part of a valid path is a valid path.
-        Some(Self { cluster, rest: rest.map(Uri::from).unwrap_or_default() })
+        Some(Self { cluster, rest: Uri::from(rest.ok()?) })
     }
 }
 
@@ -71,8 +71,8 @@ impl Proxy {
     /// Answers `request` from the cluster. For a session, `upgraded` is given the cluster's side of it.
     pub async fn forward(
         &self,
-        request: Request<Incoming>,
-        token: &TokenRecord,
+        request: Request<RequestBody>,
+        token: &Arc<TokenRecord>,
         mut watch: Watch,
         upgraded: impl FnOnce(Upgraded<MuxStream>),
     ) -> Response<ResponseBody> {
@@ -85,10 +85,11 @@ impl Proxy {
             watch.span = Some(Box::new(span));
         }
         let uri = request.uri().clone();
-        match self.run(request, token, trace).await {
+        let outcome = token.revoked().run_until_cancelled(self.run(request, token, trace)).await;
+        match outcome.unwrap_or_else(|| Err(Box::new(Status::unauthorized("the token was revoked meanwhile")))) {
             Ok(Reply::Response(mut response)) => {
                 hop::strip_hop_by_hop(response.headers_mut());
-                watch.proxied(response)
+                watch.proxied(response.map(|body| Revocable::new(body, Arc::clone(token))))
             }
             Ok(Reply::Upgraded(response, stream)) => {
                 upgraded(stream);
@@ -100,27 +101,24 @@ impl Proxy {
 
     async fn run(
         &self,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
         token: &TokenRecord,
         trace: Trace,
-    ) -> Result<Reply<MuxStream, RequestBody>, Box<Status>> {
+    ) -> Result<Reply<MuxStream>, Box<Status>> {
         let target = Target::of(request.uri())
             .ok_or_else(|| Box::new(Status::not_found(format!("there is nothing at {}", request.uri().path()))))?;
-        let cluster = self.clusters.find(target.cluster).ok_or_else(|| unknown_cluster(target.cluster))?;
+        let cluster = self.clusters.reach(token, target.cluster)?;
         let name = cluster.record().name.clone();
-        if !token.may_reach(&name) {
-            return Err(Box::new(Status::forbidden(format!("this token does not reach cluster {name:?}"))));
-        }
         let rest = target.rest;
         let request = prepare(request, rest, token, trace)?;
-        let link = cluster.pick().ok_or_else(|| offline(&name, &cluster))?;
+        let link = cluster.pick().ok_or_else(|| Box::new(Status::unavailable(cluster.why_unreachable())))?;
         send(&link, &name, request, trace).await
     }
 }
 
 /// Makes the request one between our own hops: nothing of the client's that is meant for us, or claims an identity.
 fn prepare(
-    request: Request<Incoming>,
+    request: Request<RequestBody>,
     rest: Uri,
     token: &TokenRecord,
     trace: Trace,
@@ -135,7 +133,7 @@ fn prepare(
     identity::strip(headers);
     headers.remove(header::AUTHORIZATION);
     headers.remove(header::EXPECT);
-    let upgrade = hop::forward_request(headers, !body.is_end_stream());
+    hop::forward_request(headers, !body.is_end_stream());
     for (name, value) in token.identity() {
         headers.append(name, value.clone());
     }
@@ -144,8 +142,6 @@ fn prepare(
     }
     // HTTP/1.1 wants a host; the agent replaces it.
     headers.insert(header::HOST, HeaderValue::from_static("kubernetes"));
-    // The bytes behind an upgrade are the session's, not the request's.
-    let body = if upgrade { Either::Right(Empty::new()) } else { Either::Left(body) };
     head.uri = rest;
     head.version = http::Version::HTTP_11;
     Ok(Request::from_parts(head, body))
@@ -156,19 +152,17 @@ async fn send(
     cluster: &str,
     request: Request<RequestBody>,
     trace: Trace,
-) -> Result<Reply<MuxStream, RequestBody>, Box<Status>> {
+) -> Result<Reply<MuxStream>, Box<Status>> {
     // A traced request gets a stream of its own, because the hops between see only the stream's header.
     let own = trace.recorded.then(|| Pool::new(PoolLimits { max_idle: 0, idle_timeout: Duration::ZERO }));
     let pool = own.as_ref().unwrap_or(&link.streams);
-    pool.send(request, async || open(link, trace.of_stream()).await, || Either::Right(Empty::new())).await.map_err(
-        |error| match error {
-            PoolError::Connect(error) => {
-                Box::new(Status::unavailable(format!("cannot open a stream to cluster {cluster:?}: {error}")))
-            }
-            PoolError::Closed => Box::new(Status::unavailable(format!("the link to cluster {cluster:?} was lost"))),
-            PoolError::Failed(error) => broken(cluster, &error),
-        },
-    )
+    pool.send(request, async || open(link, trace.of_stream()).await).await.map_err(|error| match error {
+        PoolError::Connect(error) => {
+            Box::new(Status::unavailable(format!("cannot open a stream to cluster {cluster:?}: {error}")))
+        }
+        PoolError::Closed => Box::new(Status::unavailable(format!("the link to cluster {cluster:?} was lost"))),
+        PoolError::Failed(error) => broken(cluster, &error),
+    })
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -190,19 +184,7 @@ async fn open(link: &AgentLink, traced: Option<TraceParent>) -> Result<MuxStream
     Ok(stream)
 }
 
-fn unknown_cluster(cluster: &str) -> Box<Status> {
-    Box::new(Status::not_found(format!("cluster {cluster:?} is not known to this control plane")))
-}
-
-fn offline(name: &str, cluster: &Cluster) -> Box<Status> {
-    let since = match cluster.last_seen() {
-        Some(when) => format!("it was last seen at {when}"),
-        None => "it has not been seen since this control plane started".to_owned(),
-    };
-    Box::new(Status::unavailable(format!("cluster {name:?} is offline: its agent is not connected; {since}")))
-}
-
-fn broken(cluster: &str, error: &hyper::Error) -> Box<Status> {
+fn broken(cluster: &str, error: &exchange::Error) -> Box<Status> {
     tracing::warn!(cluster, %error, "request got no answer from the cluster");
     Box::new(Status::bad_gateway(format!("the connection to cluster {cluster:?} broke before it answered: {error}")))
 }

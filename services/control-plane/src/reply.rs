@@ -11,10 +11,10 @@ use protocol::{Status, endpoint::split_proxy_path, status::shows_no_status};
 use runtime::Span;
 
 use crate::metrics::{Active, Metrics};
-use crate::proxy::RequestBody;
+use crate::revocable::Revocable;
 
 /// Of our own making, or the cluster's response as it arrives.
-pub type ResponseBody = Observed<Either<axum::body::Body, exchange::Body<MuxStream, RequestBody>>, Watch>;
+pub type ResponseBody = Observed<Either<axum::body::Body, Revocable<exchange::Body<MuxStream>>>, Watch>;
 
 /// What lasts as long as the response does.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ impl Watch {
         response.map(|body| Observed::new(Either::Left(body), self))
     }
 
-    pub fn proxied(mut self, response: Response<exchange::Body<MuxStream, RequestBody>>) -> Response<ResponseBody> {
+    pub fn proxied(mut self, response: Response<Revocable<exchange::Body<MuxStream>>>) -> Response<ResponseBody> {
         self.answered(response.status());
         response.map(|body| Observed::new(Either::Right(body), self))
     }

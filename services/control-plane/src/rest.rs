@@ -1,5 +1,8 @@
 //! What the control plane says of itself.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -26,7 +29,11 @@ struct ClusterView {
     name: String,
     /// `connected` or `disconnected`.
     status: &'static str,
+    /// Those that carry requests.
     links: usize,
+    /// Why requests are refused now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unreachable: Option<String>,
     agent_id: Option<String>,
     agent_versions: Vec<String>,
     last_seen: Option<jiff::Timestamp>,
@@ -47,7 +54,7 @@ pub fn router(tokens: Arc<Tokens>, clusters: Arc<Clusters>) -> Router {
 }
 
 async fn list(State(api): State<Api>, headers: HeaderMap) -> Response {
-    let token = match api.tokens.authenticate(&headers) {
+    let token = match api.tokens.authenticate(&headers).await {
         Ok(token) => token,
         Err(status) => return failure(&status),
     };
@@ -63,15 +70,16 @@ fn view(cluster: &Cluster, token: &TokenRecord) -> Option<ClusterView> {
     if !token.may_reach(&record.name) {
         return None;
     }
-    let links = cluster.live_links();
-    let mut agent_versions: Vec<_> = links.iter().map(|link| link.agent_version.clone()).collect();
+    let (links, agents) = (cluster.live_links(), cluster.agents());
+    let mut agent_versions: Vec<_> = agents.iter().map(|agent| agent.agent_version.clone()).collect();
     agent_versions.sort();
     agent_versions.dedup();
     Some(ClusterView {
         id: record.id.to_string(),
         name: record.name,
-        status: if links.is_empty() { "disconnected" } else { "connected" },
+        status: if agents.is_empty() { "disconnected" } else { "connected" },
         links: links.len(),
+        unreachable: (!cluster.is_reachable()).then(|| cluster.why_unreachable()),
         agent_id: record.agent_id.map(|id| id.to_string()),
         agent_versions,
         last_seen: cluster.last_seen(),

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use exchange::{UpgradeSlot, Upgraded};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use hyper::body::Incoming;
 use mux::MuxStream;
 use protocol::{Status, endpoint, hop};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -13,14 +12,14 @@ use tower::ServiceExt as _;
 
 use crate::auth::{Grant, TokenRecord, Tokens};
 use crate::metrics::Metrics;
-use crate::proxy::{Proxy, Target};
+use crate::proxy::{Proxy, RequestBody, Target};
 use crate::reply::{ResponseBody, Watch};
 
 /// What a connection becomes after a 101.
 #[derive(Debug)]
 pub enum Upgrade {
-    /// A user's session: its other half.
-    Session(Upgraded<MuxStream>),
+    /// A user's session: its other half, and the token it ends with.
+    Session(Upgraded<MuxStream>, Arc<TokenRecord>),
     /// An agent's link.
     Agent(Arc<TokenRecord>),
 }
@@ -37,12 +36,12 @@ impl Router {
     /// `slot` is absent on HTTP/2, which has no upgrades.
     pub async fn route(
         &self,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
         slot: Option<&UpgradeSlot<Upgrade>>,
     ) -> Response<ResponseBody> {
         let watch = Watch::begin(&self.metrics);
         if request.uri().path() == endpoint::AGENT_WS {
-            return match self.accept_agent(&request, slot) {
+            return match self.accept_agent(&request, slot).await {
                 Ok(response) => watch.ours(response),
                 Err(status) => watch.status(&status, request.uri().path()),
             };
@@ -54,7 +53,7 @@ impl Router {
                 Err(never) => match never {},
             };
         }
-        let token = match self.tokens.authenticate(request.headers()) {
+        let token = match self.tokens.authenticate(request.headers()).await {
             Ok(token) => token,
             Err(status) => return watch.status(&status, request.uri().path()),
         };
@@ -63,19 +62,19 @@ impl Router {
         }
         let upgraded = |stream| {
             if let Some(slot) = slot {
-                slot.put(Upgrade::Session(stream));
+                slot.put(Upgrade::Session(stream, Arc::clone(&token)));
             }
         };
         self.proxy.forward(request, &token, watch, upgraded).await
     }
 
     /// Leaves the token in the slot: the link is served once the connection has become a WebSocket.
-    fn accept_agent(
+    async fn accept_agent(
         &self,
-        request: &Request<Incoming>,
+        request: &Request<RequestBody>,
         slot: Option<&UpgradeSlot<Upgrade>>,
     ) -> Result<Response<axum::body::Body>, Box<Status>> {
-        let token = self.tokens.authenticate(request.headers())?;
+        let token = self.tokens.authenticate(request.headers()).await?;
         if !matches!(token.grant, Grant::Agent { .. }) {
             return Err(Box::new(Status::forbidden("this is a user's token; an agent needs one made with --agent")));
         }

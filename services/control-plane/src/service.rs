@@ -21,19 +21,20 @@ use crate::route::Router;
 use crate::store::Folder;
 use crate::tls;
 
-/// How soon a revoked token stops working.
+/// How soon a revoked token stops working, and what was begun with it ends.
 const TOKEN_REFRESH: Duration = Duration::from_secs(1);
 
 /// Serves users and agents until shutdown; then requests under way may finish, and links end with them.
 pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<()> {
     let tokens = Arc::new(open_tokens(&options)?);
+    tokens.refresh().await?;
     let clusters = Arc::new(Clusters::open(Folder::open(options.data_dir.join("clusters"))?)?);
     let metrics = Metrics::register(&context.meter);
-    let tls = tls::server_config(&options.tls, &options.data_dir)?;
+    let (tls, certificate) = tls::open(&options.tls, &options.data_dir)?.map(|tls| (tls.config, tls.files)).unzip();
     let agents = Arc::new(Agents {
-        tokens: Arc::clone(&tokens),
         clusters: Arc::clone(&clusters),
         metrics: Arc::clone(&metrics),
+        link_metrics: mux::LinkMetrics::register(&context.meter, "pipeops_control_plane"),
         options: options.links.clone(),
         shutdown: CancellationToken::new(),
     });
@@ -60,6 +61,9 @@ pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<
     });
     let mut background = JoinSet::new();
     background.spawn(refresh_tokens(tokens));
+    if let Some(files) = certificate {
+        background.spawn(files.watch());
+    }
     Arc::clone(&listener).run(socket).await;
     listening.not_ready("shutting down");
 
@@ -76,7 +80,7 @@ pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<
 }
 
 pub fn open_tokens(options: &Options) -> anyhow::Result<Tokens> {
-    Ok(Tokens::open(Folder::open(options.data_dir.join("tokens"))?)?)
+    Ok(Tokens::new(Folder::open(options.data_dir.join("tokens"))?))
 }
 
 async fn refresh_tokens(tokens: Arc<Tokens>) {
@@ -84,7 +88,7 @@ async fn refresh_tokens(tokens: Arc<Tokens>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        if let Err(error) = tokens.refresh() {
+        if let Err(error) = tokens.refresh().await {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
                 "cannot read the tokens; the old ones stay valid"

@@ -1,12 +1,17 @@
 //! Records on disk: one JSON file each, replaced atomically, so that the command line and a running server can share a
-//! folder without a lock.
+//! folder without a lock. Everything here blocks.
 
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write};
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use runtime::error_text;
 use serde::{Serialize, de::DeserializeOwned};
 
 #[derive(Debug, thiserror::Error)]
@@ -17,20 +22,35 @@ pub enum StoreError {
     Write { path: PathBuf, source: io::Error },
     #[error("cannot read {path:?}")]
     Read { path: PathBuf, source: io::Error },
-    #[error("{path:?} is not a valid record; it was left as it is")]
+    #[error("{path:?} is damaged, and does not count until it is restored from a backup or removed")]
     Corrupt { path: PathBuf, source: serde_json::Error },
+    #[error("{path:?} is a copy of the record {name:?} under another name, and does not count; remove it")]
+    Misnamed { path: PathBuf, name: String },
     #[error("{0:?} cannot be the name of a record")]
     Name(String),
 }
 
-/// Records of one type, each under a name.
+/// What is stored knows its name, which is also its file's.
+pub trait Record: Serialize + DeserializeOwned {
+    fn name(&self) -> &str;
+}
+
+/// Records of one type, each under its name.
 #[derive(Debug)]
 pub struct Folder<T> {
     path: PathBuf,
     record: PhantomData<fn() -> T>,
 }
 
-impl<T: Serialize + DeserializeOwned> Folder<T> {
+/// What a folder holds.
+#[derive(Debug)]
+pub struct Contents<T> {
+    pub records: Vec<T>,
+    /// Files that are none, by the name that their record would have. They stand in nobody's way.
+    pub broken: HashMap<String, StoreError>,
+}
+
+impl<T: Record> Folder<T> {
     /// Creates the folder, readable by its owner alone.
     pub fn open(path: PathBuf) -> Result<Self, StoreError> {
         use std::os::unix::fs::DirBuilderExt as _;
@@ -42,29 +62,34 @@ impl<T: Serialize + DeserializeOwned> Folder<T> {
         Ok(Self { path, record: PhantomData })
     }
 
-    /// When a record was last added, replaced or removed.
+    /// When a record was last added, replaced or removed. One that was written over in place does not show.
     pub fn changed(&self) -> Result<SystemTime, StoreError> {
-        fs::metadata(&self.path)
-            .and_then(|meta| meta.modified())
-            .map_err(|source| StoreError::Folder { path: self.path.clone(), source })
+        fs::metadata(&self.path).and_then(|meta| meta.modified()).map_err(|source| self.unusable(source))
     }
 
-    pub fn all(&self) -> Result<Vec<T>, StoreError> {
-        let folder = |source| StoreError::Folder { path: self.path.clone(), source };
-        let mut records = Vec::new();
-        for entry in fs::read_dir(&self.path).map_err(folder)? {
-            let path = entry.map_err(folder)?.path();
-            if path.extension().is_some_and(|extension| extension == "json")
-                && let Some(record) = read(&path)?
-            {
-                records.push(record);
+    /// An error is one of the folder; those of single files are part of what it holds.
+    pub fn all(&self) -> Result<Contents<T>, StoreError> {
+        let mut contents = Contents { records: Vec::new(), broken: HashMap::new() };
+        for entry in fs::read_dir(&self.path).map_err(|source| self.unusable(source))? {
+            let path = entry.map_err(|source| self.unusable(source))?.path();
+            let Some(name) = path.file_stem().filter(|_| path.extension().is_some_and(|e| e == "json")) else {
+                continue;
+            };
+            match read(&path) {
+                Ok(record) => contents.records.extend(record),
+                Err(error) => drop(contents.broken.insert(name.to_string_lossy().into_owned(), error)),
             }
         }
-        Ok(records)
+        Ok(contents)
     }
 
-    pub fn put(&self, name: &str, record: &T) -> Result<(), StoreError> {
-        let path = self.file(name)?;
+    pub fn get(&self, name: &str) -> Result<Option<T>, StoreError> {
+        read(&self.file(name)?)
+    }
+
+    /// On disk, folder entry included, when it returns.
+    pub fn put(&self, record: &T) -> Result<(), StoreError> {
+        let path = self.file(record.name())?;
         let failed = |source| StoreError::Write { path: path.clone(), source };
         let text = serde_json::to_vec_pretty(record).map_err(|e| failed(e.into()))?;
         write_atomically(&path, &text).map_err(failed)
@@ -73,11 +98,15 @@ impl<T: Serialize + DeserializeOwned> Folder<T> {
     /// True if there was one.
     pub fn remove(&self, name: &str) -> Result<bool, StoreError> {
         let path = self.file(name)?;
-        match fs::remove_file(&path) {
+        match fs::remove_file(&path).and_then(|()| sync(&self.path)) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(source) => Err(StoreError::Write { path, source }),
         }
+    }
+
+    pub fn unusable(&self, source: io::Error) -> StoreError {
+        StoreError::Folder { path: self.path.clone(), source }
     }
 
     fn file(&self, name: &str) -> Result<PathBuf, StoreError> {
@@ -88,18 +117,42 @@ impl<T: Serialize + DeserializeOwned> Folder<T> {
     }
 }
 
-/// None if it has just been removed.
-fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StoreError> {
-    match fs::read(path) {
-        Ok(text) => serde_json::from_slice(&text)
-            .map(Some)
-            .map_err(|source| StoreError::Corrupt { path: path.to_path_buf(), source }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(StoreError::Read { path: path.to_path_buf(), source }),
+/// None if there is no such file, or no longer.
+fn read<T: Record>(path: &Path) -> Result<Option<T>, StoreError> {
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(StoreError::Read { path: path.to_path_buf(), source }),
+    };
+    let record: T =
+        serde_json::from_slice(&text).map_err(|source| StoreError::Corrupt { path: path.to_path_buf(), source })?;
+    // Otherwise a copy that somebody made would outlive the original's removal.
+    if path.file_stem().is_some_and(|stem| stem == record.name()) {
+        Ok(Some(record))
+    } else {
+        Err(StoreError::Misnamed { path: path.to_path_buf(), name: record.name().to_owned() })
     }
 }
 
-/// The file has its old content or the new one, never a part; only its owner can read it.
+/// Says once of each broken file that it is, and again when it is broken in another way.
+#[derive(Debug, Default)]
+pub struct Complaints(HashMap<String, String>);
+
+impl Complaints {
+    /// `consequence`: what it means that a file of this folder does not count.
+    pub fn tell(&mut self, broken: &HashMap<String, StoreError>, consequence: &'static str) {
+        self.0.retain(|name, _| broken.contains_key(name));
+        for (name, error) in broken {
+            let said = error_text(error);
+            if self.0.get(name) != Some(&said) {
+                tracing::error!(error = said, consequence, "a file of the data folder does not count");
+                self.0.insert(name.clone(), said);
+            }
+        }
+    }
+}
+
+/// The file has its old content or the new one, never a part, whenever the machine stops; only its owner can read it.
 pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt as _;
     let temporary = path.with_extension(format!("{:08x}.tmp", rand::random::<u32>()));
@@ -113,5 +166,15 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
         // The first error is the one to report.
         let _removed = fs::remove_file(&temporary);
     }
-    written
+    written?;
+    path.parent().map_or(Ok(()), sync)
+}
+
+/// A folder's entries outlive the machine's stop only when the folder itself is written.
+fn sync(folder: &Path) -> io::Result<()> {
+    match fs::File::open(folder)?.sync_all() {
+        // There are file systems whose folders cannot be written on demand.
+        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
+        outcome => outcome,
+    }
 }

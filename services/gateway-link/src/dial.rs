@@ -5,7 +5,6 @@ use std::time::Duration;
 use http::{HeaderValue, Request, StatusCode, Uri, header};
 use protocol::{Secret, endpoint};
 use rustls_pki_types::ServerName;
-use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -110,7 +109,7 @@ async fn open(
     let address = target.address();
     let tcp = TcpStream::connect((target.bare_host(), target.port))
         .await
-        .and_then(|tcp| tune(&tcp).map(|()| tcp))
+        .and_then(|tcp| runtime::tcp::tune(&tcp).map(|()| tcp))
         .map_err(|source| DialError::Connect { address: address.clone(), source })?;
     let stream = if target.tls {
         let trust = runtime::tls::ClientTrust {
@@ -153,9 +152,4 @@ fn refusal(address: String, response: &http::Response<Option<Vec<u8>>>) -> DialE
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => DialError::Refused { address, status, reason },
         _ => DialError::Answer { address, status, reason },
     }
-}
-
-fn tune(tcp: &TcpStream) -> io::Result<()> {
-    tcp.set_nodelay(true)?;
-    SockRef::from(tcp).set_tcp_keepalive(&TcpKeepalive::new().with_time(Duration::from_secs(30)))
 }

@@ -2,17 +2,16 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bus::{Bus, OpenError, OpenHeader};
+use bus::{Bus, BusStream, OpenHeader};
 use bytes::{Bytes, BytesMut};
+use duplex::{Broken, Relayed, relay};
 use mux::MuxStream;
-use protocol::status::shows_no_status;
-use protocol::{HeaderError, Status, StreamHeader, StreamKind};
-use runtime::{SpanKind, Tracer};
-use tokio::io::AsyncWriteExt;
+use protocol::{HeaderError, StreamHeader, StreamKind};
+use runtime::{Span, SpanKind, Tracer};
 use tokio::time::timeout;
 
 use crate::metrics::{Metrics, StreamError};
-use crate::pump::{Broken, Pumped, pump};
+use crate::refusal::refuse;
 
 /// The control plane writes the header and the first request together.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,31 +36,50 @@ enum ForwardError {
     Kind(StreamKind),
     #[error(transparent)]
     Io(#[from] io::Error),
-    #[error(transparent)]
-    Broken(#[from] Broken),
+    /// The client went away, or has all it wants. Or the link is lost.
+    #[error("given up by the control plane: {0}")]
+    Link(#[source] io::Error),
+    #[error("broken on the bus: {0}")]
+    Bus(#[source] io::Error),
+}
+
+/// Both halves of a stream's way, and the spans that end with it.
+struct Connected {
+    link: MuxStream,
+    bus: BusStream,
+    bus_span: Span,
+    _link_span: Span,
 }
 
 impl Forwarder {
     /// Carries one stream from the control plane to its end. Never fails towards the link: an error ends this stream
     /// only, visibly for the other side.
     pub async fn forward(self, stream: MuxStream) {
-        let _open = self.metrics.stream_opened();
-        if let Err(error) = self.run(stream).await {
+        let metrics = self.metrics.clone();
+        let _open = metrics.stream_opened();
+        // Boxed, so that its state is gone while the stream lives on: most are idle for most of their time.
+        let outcome = match Box::pin(self.connect(stream)).await {
+            Ok(Some(connected)) => carry(connected, &metrics).await,
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = outcome {
             let kind = match &error {
                 // Whoever goes early is no failure.
-                ForwardError::Broken(Broken::Link(_)) => None,
-                ForwardError::Io(_) | ForwardError::Broken(Broken::Bus(_)) => Some(StreamError::Copy),
+                ForwardError::Link(_) => None,
+                ForwardError::Io(_) | ForwardError::Bus(_) => Some(StreamError::Copy),
                 ForwardError::Kind(_) => Some(StreamError::Dial),
                 _ => Some(StreamError::Header),
             };
             if let Some(kind) = kind {
-                self.metrics.stream_failed(kind);
+                metrics.stream_failed(kind);
             }
             tracing::debug!(%error, "stream ended early");
         }
     }
 
-    async fn run(&self, mut stream: MuxStream) -> Result<(), ForwardError> {
+    /// None: nobody took it, and the control plane was told.
+    async fn connect(self, mut stream: MuxStream) -> Result<Option<Connected>, ForwardError> {
         let (header, first) =
             timeout(HEADER_TIMEOUT, read_header(&mut stream)).await.map_err(|_| ForwardError::HeaderTimeout)??;
         match header.kind {
@@ -70,41 +88,48 @@ impl Forwarder {
         }
     }
 
-    async fn kube(&self, header: StreamHeader, mut stream: MuxStream, first: Bytes) -> Result<(), ForwardError> {
+    async fn kube(
+        &self,
+        header: StreamHeader,
+        mut stream: MuxStream,
+        first: Bytes,
+    ) -> Result<Option<Connected>, ForwardError> {
         // Waiting for the request costs nothing and saves a round trip on the bus: it goes out with the open.
-        let first = if first.is_empty() { next_chunk(&mut stream).await?.unwrap_or_default() } else { first };
+        let first = if first.is_empty() { stream.chunk().await?.unwrap_or_default() } else { first };
         let mut link_span = self.tracer.start("link.stream", SpanKind::Server, header.traceparent.as_ref());
         let mut bus_span = self.tracer.start("bus.stream", SpanKind::Client, link_span.context().as_ref());
         let open = OpenHeader { id: header.id.to_string(), traceparent: bus_span.context(), ..OpenHeader::default() };
-        let unread = asks_what_shows_no_status(&first);
-        self.metrics.copied(Pumped { up: first.len() as u64, down: 0 });
-        let bus = match self.bus.open(StreamKind::Kube, open, first).await {
-            Ok(bus) => bus,
+        self.metrics.copied(Relayed { from_left: first.len() as u64, from_right: 0 });
+        match self.bus.open(StreamKind::Kube, open, first.clone()).await {
+            Ok(bus) => Ok(Some(Connected { link: stream, bus, bus_span, _link_span: link_span })),
             Err(error) => {
                 self.metrics.stream_failed(StreamError::Dial);
                 bus_span.fail(error.to_string());
                 link_span.fail(error.to_string());
                 tracing::warn!(%error, stream = %header.id, "no executor took the stream");
-                return refuse(stream, &error, unread).await.map_err(ForwardError::Io);
+                refuse(stream, &error, &first).await?;
+                Ok(None)
             }
-        };
-        let outcome = pump(stream, bus, |pumped| self.metrics.copied(pumped)).await;
-        if let Err(error @ Broken::Bus(_)) = &outcome {
-            bus_span.fail(error.to_string());
         }
-        Ok(outcome?)
     }
 }
 
-async fn next_chunk(stream: &mut MuxStream) -> io::Result<Option<Bytes>> {
-    std::future::poll_fn(|cx| stream.poll_chunk(cx)).await
+async fn carry(connected: Connected, metrics: &Metrics) -> Result<(), ForwardError> {
+    let Connected { link, bus, mut bus_span, _link_span } = connected;
+    relay(link, bus, |carried| metrics.copied(carried)).await.map_err(|broken| match broken {
+        Broken::Left(error) => ForwardError::Link(error),
+        Broken::Right(error) => {
+            bus_span.fail(format!("broken on the bus: {error}"));
+            ForwardError::Bus(error)
+        }
+    })
 }
 
 /// The header, and what came behind it in the same piece.
 async fn read_header(stream: &mut MuxStream) -> Result<(StreamHeader, Bytes), ForwardError> {
     let mut read = BytesMut::new();
     loop {
-        let chunk = next_chunk(stream).await?.ok_or(ForwardError::Truncated)?;
+        let chunk = stream.chunk().await?.ok_or(ForwardError::Truncated)?;
         if read.is_empty()
             && let Some((header, used)) = StreamHeader::decode(&chunk)?
         {
@@ -113,60 +138,6 @@ async fn read_header(stream: &mut MuxStream) -> Result<(StreamHeader, Bytes), Fo
         read.extend_from_slice(&chunk);
         if let Some((header, used)) = StreamHeader::decode(&read)? {
             return Ok((header, read.freeze().slice(used..)));
-        }
-    }
-}
-
-/// Whether the request that begins like this is one whose answer is better given as a warning.
-fn asks_what_shows_no_status(first: &[u8]) -> bool {
-    let path = first.strip_prefix(b"GET ").and_then(|rest| rest.split(|byte| matches!(byte, b' ' | b'?')).next());
-    path.and_then(|path| std::str::from_utf8(path).ok()).is_some_and(shows_no_status)
-}
-
-/// Answers the request that waits on the stream: this hop speaks no HTTP, but a refusal must reach the user as a
-/// `Status`, not as a bare close. `unread`: the client shows nobody the body.
-async fn refuse(mut stream: MuxStream, error: &OpenError, unread: bool) -> io::Result<()> {
-    let reason = match error {
-        OpenError::NoInstance => "no proxy-executor is running in the cluster".to_owned(),
-        other => other.to_string(),
-    };
-    let status = Status::unavailable(format!("the request did not reach the cluster's API server: {reason}"));
-    let body = status.to_json();
-    let mut head = format!(
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: {}\r\ncontent-length: {}\r\nconnection: close\r\n",
-        protocol::status::CONTENT_TYPE,
-        body.len()
-    )
-    .into_bytes();
-    if let Some(warning) = status.to_warning().filter(|_| unread) {
-        head.extend_from_slice(b"warning: ");
-        head.extend_from_slice(warning.as_bytes());
-        head.extend_from_slice(b"\r\n");
-    }
-    head.extend_from_slice(b"\r\n");
-    stream.write_all(&head).await?;
-    stream.write_all(&body).await?;
-    stream.shutdown().await?;
-    // The rest of the request is read and dropped, so that the answer is not overtaken by a reset.
-    let drained = timeout(HEADER_TIMEOUT, async {
-        while next_chunk(&mut stream).await?.is_some() {}
-        Ok(())
-    })
-    .await;
-    drained.unwrap_or(Ok(()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::asks_what_shows_no_status;
-
-    #[test]
-    fn questions_about_the_api_itself_are_known_by_their_first_bytes() {
-        for first in ["GET /version HTTP/1.1\r\n", "GET /api?timeout=32s HTTP/1.1\r\n", "GET /apis HTTP/1.1"] {
-            assert!(asks_what_shows_no_status(first.as_bytes()), "{first}");
-        }
-        for first in ["GET /api/v1 HTTP/1.1", "POST /api HTTP/1.1", "GET", "", "GET \u{ff} "] {
-            assert!(!asks_what_shows_no_status(first.as_bytes()), "{first}");
         }
     }
 }

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! It owns the link, the registration that goes with it, and nothing of Kubernetes: no token is mounted in its pod, and
-//! the bytes of a stream are copied without a look at them.
+//! the bytes of a stream are carried without a look at them.
 
 mod backoff;
 mod dial;
@@ -15,10 +15,12 @@ mod forward;
 mod heartbeat;
 mod metrics;
 mod options;
-mod pump;
+mod refusal;
 mod register;
 mod service;
 mod session;
 
-pub use options::{Agent, Options, PipeOps, Reconnect, Tls};
+pub use forward::Forwarder;
+pub use metrics::Metrics;
+pub use options::{Agent, Link, Options, PipeOps, Reconnect, Tls};
 pub use service::run;

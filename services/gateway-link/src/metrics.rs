@@ -1,10 +1,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
+use duplex::Relayed;
 use opentelemetry::metrics::Meter;
 use runtime::instruments::Instruments;
-
-use crate::pump::Pumped;
 
 /// What `pipeops_agent_connection_state` shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,10 +85,11 @@ impl Metrics {
         }
     }
 
-    pub fn copied(&self, pumped: Pumped) {
+    /// Left is the control plane.
+    pub fn copied(&self, carried: Relayed) {
         let [incoming, outgoing] = &self.bytes;
-        incoming.fetch_add(pumped.up, Relaxed);
-        outgoing.fetch_add(pumped.down, Relaxed);
+        incoming.fetch_add(carried.from_left, Relaxed);
+        outgoing.fetch_add(carried.from_right, Relaxed);
     }
 }
 

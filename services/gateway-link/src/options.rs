@@ -16,6 +16,8 @@ pub struct Options {
     pub bus: bus::Options,
     /// The control plane.
     pub pipeops: PipeOps,
+    /// What one link may carry and hold.
+    pub link: Link,
     /// What this cluster calls itself.
     pub agent: Agent,
 }
@@ -94,6 +96,24 @@ pub struct Reconnect {
 impl Default for Reconnect {
     fn default() -> Self {
         Self { initial: Duration::from_secs(1), max: Duration::from_secs(15) }
+    }
+}
+
+/// What the control plane sends and a stream has not passed on waits in memory: 256 KiB for each stream at most, and
+/// `window_total` more for all of them together.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Link {
+    /// The most streams open at once on a link; one more is reset. Up to 65536.
+    pub max_streams: usize,
+    /// The most bytes that fast streams together may have waiting beyond 256 KiB each. They get no more than that when
+    /// this is 0, which limits one stream to 256 KiB for each round trip.
+    pub window_total: usize,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self { max_streams: 4096, window_total: 4 * 1024 * 1024 }
     }
 }
 

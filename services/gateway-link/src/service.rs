@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bus::Bus;
+use mux::LinkMetrics;
 use runtime::Condition;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -20,11 +21,13 @@ const REFUSED_RETRY: Duration = Duration::from_secs(60);
 /// a mistake to be seen at once, not to be retried.
 pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<()> {
     let bus = Bus::connect(&options.bus, bus::Service::GatewayLink).await.context("cannot use the bus")?;
+    bus.register_metrics(&context.meter);
     let metrics = Metrics::register(&context.meter);
     let condition = context.health.condition("link");
     let links = Links {
         forwarder: Forwarder { bus: bus.clone(), tracer: context.tracer.clone(), metrics: metrics.clone() },
         condition: condition.clone(),
+        metrics: LinkMetrics::register(&context.meter, "pipeops_agent"),
         context,
         options,
     };
@@ -82,12 +85,7 @@ async fn keep_linked(links: &Links) -> anyhow::Result<()> {
 }
 
 fn report(error: &SessionError, wait: Duration, condition: &Condition) {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
+    let text = runtime::error_text(error);
     if error.is_refusal() {
         tracing::error!(error = text, retry_in = ?wait, "the control plane refuses this agent");
     } else {

@@ -2,7 +2,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use bus::state::Identity;
-use mux::{CloseCode, Closed, Incoming, Link, Role, Windows};
+use mux::{CloseCode, Closed, Incoming, Link, LinkMetrics, Role, Windows};
 use protocol::message::{GatewayHelloAck, GoAway, Pong, ProtocolFallback};
 use protocol::{AgentMessage, ControlMessage};
 use runtime::Condition;
@@ -22,6 +22,7 @@ pub struct Links {
     pub context: runtime::Context,
     pub forwarder: Forwarder,
     pub condition: Condition,
+    pub metrics: LinkMetrics,
 }
 
 /// How a link ended.
@@ -70,10 +71,13 @@ impl Links {
         let config = mux::Config {
             ping_interval: pipeops.ping_interval.get(),
             dead_after: pipeops.dead_after.get(),
+            max_streams: self.options.link.max_streams,
+            stream_window_total: self.options.link.window_total,
             ..mux::Config::default()
         };
         let socket = dial(pipeops, config.websocket()).await?;
         let (link, mut incoming, driver) = mux::start(socket, Role::Agent, config);
+        self.metrics.watch(&link);
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             driver.await;

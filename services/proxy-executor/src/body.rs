@@ -4,10 +4,10 @@ use http_body_util::{Either, Full};
 use runtime::Span;
 
 use crate::metrics::Active;
-use crate::upstream::{RequestBody, Transport};
+use crate::upstream::Transport;
 
 /// What goes back to the caller: our own error, or the API server's response as it arrives.
-pub type ResponseBody = Observed<Either<Full<Bytes>, exchange::Body<Transport, RequestBody>>, Watch>;
+pub type ResponseBody = Observed<Either<Full<Bytes>, exchange::Body<Transport>>, Watch>;
 
 /// What lasts as long as the response does.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ impl Watch {
         Observed::new(Either::Left(Full::new(text.into())), self)
     }
 
-    pub fn api(self, body: exchange::Body<Transport, RequestBody>) -> ResponseBody {
+    pub fn api(self, body: exchange::Body<Transport>) -> ResponseBody {
         Observed::new(Either::Right(body), self)
     }
 }

@@ -1,14 +1,12 @@
-use std::error::Error as _;
 use std::sync::Arc;
 
-use exchange::{Reply, UpgradeSlot};
+use exchange::{Incoming, Reply, UpgradeSlot};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode, Uri};
-use http_body_util::{Either, Empty};
-use hyper::body::{Body as _, Incoming};
+use http_body::Body as _;
 use protocol::status::shows_no_status;
 use protocol::{Status, TraceParent, User, hop, identity};
-use runtime::{SpanKind, Tracer};
+use runtime::{SpanKind, Tracer, error_text};
 
 use crate::body::{ResponseBody, Spans, Watch};
 use crate::metrics::Metrics;
@@ -51,10 +49,10 @@ impl Executor {
         let unread = shows_no_status(request.uri().path());
         let mut api_span = None;
         let outcome = match self.prepare(request) {
-            Ok((request, upgrade)) => {
+            Ok(request) => {
                 let call = self.tracer.start("kubernetes.api", SpanKind::Client, span.context().as_ref());
                 let request = with_traceparent(request, call.context().or(parent));
-                let outcome = self.send(request, upgrade, slot).await;
+                let outcome = self.send(request, slot).await;
                 api_span = recording.then_some(call);
                 outcome
             }
@@ -91,30 +89,27 @@ impl Executor {
     }
 
     /// Turns the request as it came over the link into the one the API server gets.
-    fn prepare(&self, request: Request<Incoming>) -> Result<(Request<Incoming>, bool), Box<Status>> {
+    fn prepare(&self, request: Request<Incoming>) -> Result<Request<Incoming>, Box<Status>> {
         let (mut head, body) = request.into_parts();
         let refused = |message: String| Box::new(Status::bad_request(message));
         let user = User::read_headers(&head.headers).map_err(|e| refused(e.to_string()))?;
         self.policy.check_user(&user).map_err(|e| Box::new(Status::forbidden(e.to_string())))?;
         identity::strip(&mut head.headers);
         head.headers.remove(header::AUTHORIZATION);
-        let upgrade = hop::forward_request(&mut head.headers, !body.is_end_stream());
+        hop::forward_request(&mut head.headers, !body.is_end_stream());
         if self.rbac == RbacMode::Impersonate {
             impersonate(&user, &mut head.headers).map_err(refused)?;
         }
         head.uri = origin_form(&head.uri).map_err(refused)?;
         head.version = http::Version::HTTP_11;
-        Ok((Request::from_parts(head, body), upgrade))
+        Ok(Request::from_parts(head, body))
     }
 
     async fn send(
         &self,
         request: Request<Incoming>,
-        upgrade: bool,
         slot: &Slot,
-    ) -> Result<Response<Option<exchange::Body<Transport, crate::upstream::RequestBody>>>, Box<Status>> {
-        // An upgrade request has no body, and its `Incoming` must stay behind for the server to hand over the bytes.
-        let request = request.map(|body| if upgrade { Either::Right(Empty::new()) } else { Either::Left(body) });
+    ) -> Result<Response<Option<exchange::Body<Transport>>>, Box<Status>> {
         // What is behind a pod's or a service's `proxy` may ask for credentials of its own.
         let relayed = request.uri().path().split('/').any(|segment| segment == "proxy");
         match self.upstream.send(request).await {
@@ -137,12 +132,7 @@ impl Executor {
     }
 
     fn describe(&self, error: &UpstreamError) -> Status {
-        let mut message = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            message = format!("{message}: {cause}");
-            source = cause.source();
-        }
+        let message = error_text(error);
         tracing::warn!(error = %message, api_server = self.upstream.address(), "request got no answer");
         if error.unsent() { Status::unavailable(message) } else { Status::bad_gateway(message) }
     }

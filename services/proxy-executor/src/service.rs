@@ -3,12 +3,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bus::{Bus, BusStream, OpenHeader};
-use exchange::{BoxError, Reply, UpgradeSlot};
+use exchange::{BoxError, Incoming, Reply, Settings, UpgradeSlot};
 use http::Request;
-use http_body_util::{Either, Empty};
-use hyper::server::conn::http1;
 use protocol::StreamKind;
-use runtime::Condition;
+use runtime::{Condition, error_text};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
@@ -23,6 +21,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Serves streams from the bus until shutdown, then lets those under way finish.
 pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<()> {
     let bus = Bus::connect(&options.bus, bus::Service::ProxyExecutor).await.context("cannot use the bus")?;
+    bus.register_metrics(&context.meter);
     let executor = Arc::new(Executor {
         upstream: Upstream::new(&options.kubernetes)?,
         rbac: options.rbac.mode,
@@ -42,7 +41,7 @@ pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<
             accepted = listener.accept() => match accepted {
                 Some((header, stream)) => {
                     let stop = context.shutdown.clone().cancelled_owned();
-                    streams.spawn(serve_stream(Arc::clone(&executor), header, stream, http1::Builder::new(), stop));
+                    streams.spawn(serve_stream(Arc::clone(&executor), header, stream, Settings::default(), stop));
                 }
                 None => anyhow::bail!("the bus stopped delivering requests"),
             },
@@ -53,9 +52,8 @@ pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<
     listener.drain().await;
     while let Some((header, stream)) = listener.accept().await {
         // It was on its way already: its request is answered, the stream is not kept for another.
-        let mut http = http1::Builder::new();
-        http.keep_alive(false);
-        streams.spawn(serve_stream(Arc::clone(&executor), header, stream, http, std::future::pending()));
+        let last = Settings { keep_alive: false, ..Settings::default() };
+        streams.spawn(serve_stream(Arc::clone(&executor), header, stream, last, std::future::pending()));
     }
     tracing::info!(streams = streams.len(), "draining");
     let drained = async { while streams.join_next().await.is_some() {} };
@@ -73,7 +71,7 @@ async fn serve_stream(
     executor: Arc<Executor>,
     header: OpenHeader,
     stream: BusStream,
-    http: http1::Builder,
+    settings: Settings,
     stop: impl Future<Output = ()>,
 ) {
     let slot = UpgradeSlot::new();
@@ -85,14 +83,14 @@ async fn serve_stream(
             async move { executor.execute(request, &slot, parent.as_ref()).await }
         }
     };
-    let ended = match exchange::serve(&http, stream, slot, stop, service).await {
-        Ok(Some((client, upstream))) => exchange::relay(client, upstream).await.map(drop).map_err(BoxError::from),
+    let ended = match exchange::serve(settings, stream, slot, stop, service).await {
+        // Boxed: the many requests that are no sessions need not carry its state.
+        Ok(Some((client, upstream))) => Box::pin(duplex::relay(client, upstream, |_| {})).await.map_err(BoxError::from),
         Ok(None) => Ok(()),
         Err(error) => Err(error.into()),
     };
     if let Err(error) = ended {
-        let cause = error.source().map(ToString::to_string).unwrap_or_default();
-        tracing::debug!(stream = header.id, %error, cause, "stream ended early");
+        tracing::debug!(stream = header.id, error = error_text(&*error), "stream ended early");
     }
 }
 
@@ -110,7 +108,7 @@ async fn watch_api(executor: Arc<Executor>, condition: Condition) {
 }
 
 async fn probe(executor: &Executor) -> Result<(), String> {
-    let request = Request::get("/readyz").body(Either::Right(Empty::new())).map_err(|e| e.to_string())?;
+    let request = Request::get("/readyz").body(Incoming::empty()).map_err(|e| e.to_string())?;
     match executor.upstream.send(request).await {
         Ok(Reply::Response(response)) => {
             // Reading to the end gives the connection back to the pool.
@@ -119,9 +117,22 @@ async fn probe(executor: &Executor) -> Result<(), String> {
             if status.is_success() { Ok(()) } else { Err(format!("API server answers /readyz with {status}")) }
         }
         Ok(Reply::Upgraded(..)) => Err("API server answers /readyz with an upgrade".to_owned()),
-        Err(error) => {
-            let cause = std::error::Error::source(&error).map(|s| format!(": {s}")).unwrap_or_default();
-            Err(format!("{error}{cause}"))
+        Err(error) => Err(error_text(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::sync::WaitForCancellationFutureOwned;
+
+    use super::*;
+
+    /// What each idle watch costs beside the stream itself and its connection to the API server.
+    #[test]
+    fn the_task_of_a_stream_is_small() {
+        fn size<A, B, C, D, F>(_: fn(A, B, C, D, WaitForCancellationFutureOwned) -> F) -> usize {
+            size_of::<F>()
         }
+        assert!(size(serve_stream) <= 3584, "{} bytes", size(serve_stream));
     }
 }

@@ -2,25 +2,22 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use exchange::{Pool, PoolError, PoolLimits, Reply};
+use duplex::Socket;
+use exchange::{Incoming, Pool, PoolError, PoolLimits, Reply};
 use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Request, Uri, header};
-use http_body_util::{Either, Empty};
-use hyper::body::Incoming;
 use rustls::pki_types::ServerName;
-use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
 
 use crate::credentials::{CaFile, CredentialError, TokenFile};
 use crate::options::Kubernetes;
 
-pub type RequestBody = Either<Incoming, Empty<Bytes>>;
-pub type Transport = tokio_util::either::Either<TlsStream<TcpStream>, TcpStream>;
-pub type ApiReply = Reply<Transport, RequestBody>;
+/// Boxed: the state of TLS is large, and each future that a connection passes through keeps a place for it.
+pub type Transport = Socket<Either<Box<TlsStream<TcpStream>>, TcpStream>>;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The API server closes a connection that was idle for 90 s.
@@ -34,7 +31,7 @@ pub struct Upstream {
     host: HeaderValue,
     ca: CaFile,
     token: TokenFile,
-    pool: Arc<Pool<Transport, RequestBody>>,
+    pool: Arc<Pool<Transport>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +53,7 @@ pub enum UpstreamError {
     #[error("no connection to the API server at {address} within {}s", CONNECT_TIMEOUT.as_secs())]
     ConnectTimeout { address: String },
     #[error("the API server's connection failed before it answered")]
-    Exchange(#[source] hyper::Error),
+    Exchange(#[source] exchange::Error),
     #[error("the API server closed each connection before the request was sent")]
     Closed,
 }
@@ -91,17 +88,15 @@ impl Upstream {
     }
 
     /// Sends `request` (origin-form URI) with this pod's credentials.
-    pub async fn send(&self, mut request: Request<RequestBody>) -> Result<ApiReply, UpstreamError> {
+    pub async fn send(&self, mut request: Request<Incoming>) -> Result<Reply<Transport>, UpstreamError> {
         request.headers_mut().insert(header::HOST, self.host.clone());
         if self.scheme == Scheme::HTTPS {
             request.headers_mut().insert(header::AUTHORIZATION, self.token.header()?);
         }
-        self.pool.send(request, async || self.connect().await, || Either::Right(Empty::new())).await.map_err(|error| {
-            match error {
-                PoolError::Connect(error) => error,
-                PoolError::Closed => UpstreamError::Closed,
-                PoolError::Failed(source) => UpstreamError::Exchange(source),
-            }
+        self.pool.send(request, async || self.connect().await).await.map_err(|error| match error {
+            PoolError::Connect(error) => error,
+            PoolError::Closed => UpstreamError::Closed,
+            PoolError::Failed(source) => UpstreamError::Exchange(source),
         })
     }
 
@@ -127,25 +122,17 @@ impl Upstream {
         let port = self.authority.port_u16().unwrap_or(if https { 443 } else { 80 });
         let tcp = TcpStream::connect((host, port))
             .await
-            .and_then(|tcp| tune(&tcp).map(|()| tcp))
+            .and_then(|tcp| runtime::tcp::tune(&tcp).map(|()| tcp))
             .map_err(|source| UpstreamError::Connect { address: address(), source })?;
         if !https {
-            return Ok(Transport::Right(tcp));
+            return Ok(Socket::new(Either::Right(tcp)));
         }
         let name = ServerName::try_from(host.to_owned())
             .map_err(|e| UpstreamError::Tls { address: address(), source: io::Error::other(e) })?;
         TlsConnector::from(self.ca.client_config()?)
             .connect(name, tcp)
             .await
-            .map(Transport::Left)
+            .map(|tls| Socket::new(Either::Left(Box::new(tls))))
             .map_err(|source| UpstreamError::Tls { address: address(), source })
     }
-}
-
-/// A dead API server is noticed within about 30 s even while a watch is silent.
-fn tune(tcp: &TcpStream) -> io::Result<()> {
-    tcp.set_nodelay(true)?;
-    let keepalive =
-        TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5)).with_retries(3);
-    SockRef::from(tcp).set_tcp_keepalive(&keepalive)
 }

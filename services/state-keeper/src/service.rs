@@ -27,6 +27,7 @@ const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
 /// When the bus's settings cannot be used. A bus or an API server that is away is a state, not an error.
 pub async fn run(options: Options, context: Context) -> anyhow::Result<()> {
     let bus = Bus::connect(&options.bus, Service::StateKeeper).await.context("cannot use the bus")?;
+    bus.register_metrics(&context.meter);
     run_on(options, context, bus).await
 }
 

@@ -3,6 +3,7 @@
 use std::{future::Future, sync::Arc};
 
 use bytes::Bytes;
+use opentelemetry::metrics::Meter;
 use protocol::StreamKind;
 use tokio::sync::watch;
 
@@ -10,6 +11,7 @@ use crate::{
     BusStream, ConnectError, OpenError, OpenHeader, Options, Request, RequestError, ServeError, Service, Serving,
     Stats,
     local::{LocalEnd, LocalListener},
+    metrics,
     nats::{NatsBus, NatsListener},
     request,
     serving::Intake,
@@ -134,6 +136,16 @@ impl Bus {
             Backend::Nats(bus) => bus.stats(),
             Backend::Local(end) => end.stats(),
         }
+    }
+
+    /// Shows [`stats`](Self::stats) as the metrics `pipeops_agent_bus_*`. Does not keep the bus alive. Once per process:
+    /// a second instance's would have the same names.
+    pub fn register_metrics(&self, meter: &Meter) {
+        let ledger = match &*self.0 {
+            Backend::Nats(bus) => bus.ledger(),
+            Backend::Local(end) => end.ledger(),
+        };
+        metrics::register(ledger, meter);
     }
 
     /// Resets the streams, sends what was written (within a second) and closes, for all clones.

@@ -19,6 +19,7 @@ mod bus;
 mod frame;
 mod ledger;
 mod local;
+mod metrics;
 mod nats;
 mod options;
 mod request;

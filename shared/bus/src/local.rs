@@ -207,6 +207,10 @@ impl LocalEnd {
         self.0.ledger.stats()
     }
 
+    pub(crate) fn ledger(&self) -> &Arc<Ledger> {
+        &self.0.ledger
+    }
+
     pub(crate) async fn request<R: Request>(&self, request: &R) -> Result<R::Reply, RequestError<R::Error>> {
         let node = &self.0;
         let payload = request::encode_request(request)?;

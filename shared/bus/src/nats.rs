@@ -14,6 +14,7 @@ mod listener;
 mod liveness;
 mod peer;
 mod rpc;
+mod waiting;
 
 use std::{
     sync::{
@@ -137,6 +138,10 @@ impl NatsBus {
 
     pub(crate) fn stats(&self) -> Stats {
         self.ledger.stats()
+    }
+
+    pub(crate) fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
     }
 
     pub(crate) async fn close(&self) {

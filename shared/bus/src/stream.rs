@@ -9,10 +9,10 @@ use std::{
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
+use duplex::Duplex;
 use protocol::TraceParent;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_util::io::poll_read_buf;
 
 use crate::{
     frame,
@@ -39,8 +39,6 @@ pub(crate) const TINY: usize = 4 * 1024;
 pub(crate) const CHUNK: usize = 16 * 1024 - 512;
 /// Most first bytes that travel with the open itself.
 pub(crate) const FIRST: usize = 32 * 1024;
-/// What a reader is offered at first when reading straight into a chunk.
-const READ: usize = 8 * 1024;
 
 /// What the opener says about the stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -156,65 +154,12 @@ impl BusStream {
         Self { core, wire, tx: BytesMut::new(), hint: 0, chunk: Bytes::new() }
     }
 
-    /// The next received bytes as they came, without a copy; None at the peer's end of the stream.
+    /// [`poll_chunk`](Duplex::poll_chunk) as a future; nothing is lost when it is dropped.
     ///
     /// # Errors
     /// `ConnectionReset` with [`StreamReset`].
-    pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
-        if !self.chunk.is_empty() {
-            return Poll::Ready(Ok(Some(std::mem::take(&mut self.chunk))));
-        }
-        match ready!(self.core.poll_chunk(cx)) {
-            Ok(Some((bytes, credit))) => {
-                if credit > 0 {
-                    self.return_credit(credit);
-                }
-                Poll::Ready(Ok(Some(bytes)))
-            }
-            Ok(None) => Poll::Ready(Ok(None)),
-            Err(reason) => Poll::Ready(Err(reset_error(reason))),
-        }
-    }
-
-    /// [`poll_chunk`](Self::poll_chunk) as a future; nothing is lost when it is dropped.
-    ///
-    /// # Errors
-    /// As `poll_chunk`.
     pub async fn chunk(&mut self) -> io::Result<Option<Bytes>> {
         std::future::poll_fn(|cx| self.poll_chunk(cx)).await
-    }
-
-    /// Reads from `reader` straight into the chunk to be sent, and sends it when it is full or the reader has no more
-    /// just now: a copy loop without a buffer of its own, that holds no memory while the reader waits. Gives the
-    /// number of bytes read, 0 at the reader's end (then call `poll_shutdown`).
-    ///
-    /// # Errors
-    /// The reader's, or `ConnectionReset` with [`StreamReset`].
-    pub fn poll_send_from<R: AsyncRead + ?Sized>(
-        &mut self,
-        cx: &mut Context<'_>,
-        reader: Pin<&mut R>,
-    ) -> Poll<io::Result<usize>> {
-        let space = ready!(self.poll_space(cx))?;
-        self.reserve(READ.max(self.hint).min(space));
-        let mut room = (&mut self.tx).limit(space);
-        match poll_read_buf(reader, cx, &mut room) {
-            Poll::Ready(Ok(read)) => {
-                if read == space {
-                    self.start_publish(cx)?;
-                }
-                Poll::Ready(Ok(read))
-            }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending => {
-                if self.pending() > 0 {
-                    self.start_publish(cx)?;
-                } else {
-                    self.tx = BytesMut::new();
-                }
-                Poll::Pending
-            }
-        }
     }
 
     /// Ends both directions at once and tells the peer why.
@@ -362,6 +307,28 @@ impl BusStream {
             // The open was not answered yet: the answer will find nobody, and is then refused.
             _ => {}
         }
+    }
+}
+
+impl Duplex for BusStream {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+        if !self.chunk.is_empty() {
+            return Poll::Ready(Ok(Some(std::mem::take(&mut self.chunk))));
+        }
+        match ready!(self.core.poll_chunk(cx)) {
+            Ok(Some((bytes, credit))) => {
+                if credit > 0 {
+                    self.return_credit(credit);
+                }
+                Poll::Ready(Ok(Some(bytes)))
+            }
+            Ok(None) => Poll::Ready(Ok(None)),
+            Err(reason) => Poll::Ready(Err(reset_error(reason))),
+        }
+    }
+
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        self.core.poll_reset(cx).map(reset_error)
     }
 }
 

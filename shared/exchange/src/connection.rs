@@ -1,54 +1,37 @@
-use std::fmt;
-use std::future::Future;
-use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
-use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use duplex::Duplex;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body::Body as HttpBody;
 use tokio::task::JoinSet;
 
-use crate::BoxError;
+use crate::decode::Decoder;
+use crate::error::{Error, Malformed};
+use crate::head::{HeadReader, MAX_HEAD, keeps_alive, parse_response, response_body};
+use crate::incoming::{Fed, Feed};
+use crate::output::Output;
 use crate::pool::Pool;
-use crate::upload::Upload;
+use crate::sending::Sending;
+use crate::{Body, BoxError, Upgraded, encode};
 
 /// An HTTP/1.1 client connection that carries one exchange at a time and is driven by its user. One whose response
-/// begins while its request is still being sent gets a task for the rest of that exchange: a response that nobody
-/// reads for the moment must not stop the request.
-pub struct Connection<T, B>
-where
-    T: AsyncRead + AsyncWrite + Unpin,
-    B: HttpBody<Data = Bytes> + 'static,
-{
-    sender: http1::SendRequest<Upload<B>>,
-    driver: http1::Connection<TokioIo<T>, Upload<B>>,
-    /// The driver has completed; polling it again would panic.
-    finished: bool,
+/// begins while its request is still being sent gets a task for the rest of that exchange.
+#[derive(Debug)]
+pub struct Connection<T> {
+    io: T,
+    /// Received and not yet consumed.
+    input: Bytes,
+    output: Output,
 }
 
 /// What came back for a request.
 #[derive(Debug)]
-pub enum Reply<T, B>
-where
-    T: AsyncRead + AsyncWrite + Unpin,
-    B: HttpBody<Data = Bytes> + 'static,
-{
-    Response(Response<Body<T, B>>),
+pub enum Reply<T> {
+    Response(Response<Body<T>>),
     /// A 101: from here on the transport carries the other protocol.
     Upgraded(Response<()>, Upgraded<T>),
-}
-
-/// The transport after a 101, with the bytes that had already been read from it.
-#[derive(Debug)]
-pub struct Upgraded<T> {
-    pub io: T,
-    pub read_buf: Bytes,
 }
 
 /// Why there is no response.
@@ -59,176 +42,186 @@ pub enum SendError<B> {
     Unsent(Box<Request<B>>),
     /// The request may have been received; whether it took effect is unknown.
     #[error("the connection failed before a response arrived")]
-    Failed(#[source] hyper::Error),
+    Failed {
+        #[source]
+        error: Error,
+        /// The request, if it had no body.
+        request: Option<Box<Request<B>>>,
+    },
 }
 
-impl<T, B> Connection<T, B>
-where
-    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    B: HttpBody<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
+impl<T: Duplex + Send + 'static> Connection<T> {
     /// Speaks HTTP/1.1 over `io`. No byte is sent yet.
-    pub async fn new(io: T) -> Result<Self, hyper::Error> {
-        let (sender, driver) = http1::Builder::new().handshake(TokioIo::new(io)).await?;
-        Ok(Self { sender, driver, finished: false })
+    pub fn new(io: T) -> Self {
+        Self { io, input: Bytes::new(), output: Output::default() }
     }
 
     /// Sends `request` and waits for the response head. The connection goes back to `pool` when the response body
     /// has been read to its end and both sides allow it; dropping the future or the body closes the transport.
-    pub async fn send(
+    ///
+    /// # Errors
+    /// See [`SendError`].
+    pub async fn send<B>(
         mut self: Box<Self>,
         request: Request<B>,
-        pool: Option<Arc<Pool<T, B>>>,
-    ) -> Result<Reply<T, B>, SendError<B>> {
-        let uploading = (!request.body().is_end_stream()).then(|| Arc::new(AtomicBool::new(true)));
-        let request = request.map(|body| Upload::new(body, uploading.clone()));
-        let mut answer = pin!(self.sender.try_send_request(request));
-        let outcome = std::future::poll_fn(|cx| {
-            self.poll_driver(cx);
-            answer.as_mut().poll(cx)
-        })
-        .await;
-        let response = match outcome {
-            Ok(response) => response,
-            Err(mut error) => {
-                return Err(match error.take_message() {
-                    Some(request) => SendError::Unsent(Box::new(request.map(Upload::into_inner))),
-                    None => SendError::Failed(error.into_error()),
-                });
-            }
+        pool: Option<Arc<Pool<T>>>,
+    ) -> Result<Reply<T>, SendError<B>>
+    where
+        B: HttpBody<Data = Bytes> + Unpin + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        if !self.is_reusable() {
+            return Err(SendError::Unsent(Box::new(request)));
+        }
+        let length = if request.body().is_end_stream() { Some(0) } else { request.body().size_hint().exact() };
+        let encoder = match encode::request(&request, length, self.output.gathered()) {
+            Ok(encoder) => encoder,
+            Err(malformed) => return Err(SendError::Failed { error: malformed.into(), request: None }),
         };
+        let asked =
+            Asked { method: request.method().clone(), upgrade: request.headers().contains_key(header::UPGRADE) };
+        let (bodyless, body) =
+            if request.body().is_end_stream() { (Some(request), None) } else { (None, Some(request.into_body())) };
+        let mut upload = Upload { sending: Sending::new(encoder, body), state: Progress::Going };
+        let mut head = HeadReader::new(MAX_HEAD);
+        let answer = std::future::poll_fn(|cx| self.poll_answer(cx, &mut upload, &mut head, &asked)).await;
+        let (response, decoder) = match answer {
+            Ok(answer) => answer,
+            Err(error) => return Err(SendError::Failed { error, request: bodyless.map(Box::new) }),
+        };
+        drop(bodyless);
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let (head, _) = response.into_parts();
-            let upgraded = self.into_upgraded().await;
-            return Ok(Reply::Upgraded(Response::from_parts(head, ()), upgraded));
+            return Ok(Reply::Upgraded(response, Upgraded { io: self.io, read_ahead: self.input }));
         }
-        let (head, incoming) = response.into_parts();
-        let mut body = if uploading.is_some_and(|uploading| uploading.load(Relaxed)) {
-            Body { incoming, connection: None, pool: None, driving: Some(self.into_task()) }
-        } else {
-            Body { incoming, connection: Some(self), pool, driving: None }
+        let reusable = matches!(upload.state, Progress::Done)
+            && keeps_alive(response.version(), response.headers())
+            && !matches!(decoder, Decoder::UntilClose);
+        let body = match upload.state {
+            Progress::Going => self.into_task(upload, decoder),
+            Progress::Done | Progress::Failed(_) => Body::own(self, decoder, pool.filter(|_| reusable)),
         };
-        if body.incoming.is_end_stream() {
-            body.finish();
+        Ok(Reply::Response(response.map(|()| body)))
+    }
+
+    /// Sends, and reads the head of the final response.
+    fn poll_answer<B>(
+        &mut self,
+        cx: &mut Context<'_>,
+        upload: &mut Upload<B>,
+        head: &mut HeadReader,
+        asked: &Asked,
+    ) -> Poll<Result<(Response<()>, Decoder), Error>>
+    where
+        B: HttpBody<Data = Bytes> + Unpin,
+        B::Error: Into<BoxError>,
+    {
+        upload.poll(cx, &mut self.io, &mut self.output)?;
+        for _ in 0..MAX_INTERIM {
+            let head = match ready!(head.poll(cx, &mut self.io, &mut self.input)) {
+                Ok(Some(head)) => head,
+                Ok(None) => return Poll::Ready(Err(upload.blame(Error::Incomplete))),
+                Err(error) => return Poll::Ready(Err(upload.blame(error))),
+            };
+            let response = parse_response(&head)?;
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS && !asked.upgrade {
+                return Poll::Ready(Err(Malformed::Switch.into()));
+            }
+            if response.status().is_informational() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                continue;
+            }
+            let decoder = response_body(&asked.method, &response)?;
+            return Poll::Ready(Ok((response, decoder)));
         }
-        Ok(Reply::Response(Response::from_parts(head, body)))
+        Poll::Ready(Err(Malformed::Interim.into()))
     }
 
-    async fn into_upgraded(mut self: Box<Self>) -> Upgraded<T> {
-        std::future::poll_fn(|cx| {
-            self.poll_driver(cx);
-            if self.finished { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
-        let parts = self.driver.into_parts();
-        Upgraded { io: parts.io.into_inner(), read_buf: parts.read_buf }
-    }
-
-    fn into_task(mut self: Box<Self>) -> JoinSet<()> {
+    fn into_task<B>(mut self: Box<Self>, mut upload: Upload<B>, decoder: Decoder) -> Body<T>
+    where
+        B: HttpBody<Data = Bytes> + Unpin + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let (mut feed, incoming) = Feed::new(decoder);
         let mut driving = JoinSet::new();
-        driving.spawn(async move {
-            std::future::poll_fn(|cx| {
-                self.poll_driver(cx);
-                if self.finished { Poll::Ready(()) } else { Poll::Pending }
-            })
-            .await;
-        });
-        driving
+        driving.spawn(std::future::poll_fn(move |cx| {
+            let this = &mut *self;
+            let failed = upload.poll(cx, &mut this.io, &mut this.output).is_err();
+            match feed.poll(cx, &mut this.io, &mut this.input) {
+                // Its reader is served; the rest of the request is still wanted by the peer, as far as it takes it.
+                Poll::Ready(Ok(Fed::Whole)) if matches!(upload.state, Progress::Going) && !failed => Poll::Pending,
+                Poll::Ready(_) => Poll::Ready(()),
+                Poll::Pending if failed => Poll::Ready(()),
+                Poll::Pending => Poll::Pending,
+            }
+        }));
+        Body::shared(incoming, driving)
     }
 }
 
-impl<T, B> Connection<T, B>
-where
-    T: AsyncRead + AsyncWrite + Unpin,
-    B: HttpBody<Data = Bytes> + 'static,
-    B::Error: Into<BoxError>,
-{
+impl<T: Duplex> Connection<T> {
     /// True while another request can be sent; looks at the transport, so a peer that has closed is noticed.
     pub(crate) fn is_reusable(&mut self) -> bool {
-        self.poll_driver(&mut Context::from_waker(Waker::noop()));
-        !self.finished && self.sender.is_ready()
+        let mut cx = Context::from_waker(Waker::noop());
+        self.input.is_empty() && self.io.poll_chunk(&mut cx).is_pending()
     }
 
-    /// Errors are not lost here: hyper also delivers them to the pending answer or body.
-    fn poll_driver(&mut self, cx: &mut Context<'_>) {
-        if !self.finished && self.driver.poll_without_shutdown(cx).is_ready() {
-            self.finished = true;
-        }
+    /// The peer has said more than it was asked.
+    pub(crate) fn has_leftover(&self) -> bool {
+        !self.input.is_empty()
     }
-}
 
-impl<T, B> fmt::Debug for Connection<T, B>
-where
-    T: AsyncRead + AsyncWrite + Unpin,
-    B: HttpBody<Data = Bytes> + 'static,
-{
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("finished", &self.finished).finish_non_exhaustive()
+    pub(crate) fn reading(&mut self) -> (&mut T, &mut Bytes) {
+        (&mut self.io, &mut self.input)
     }
 }
 
-/// A response body that drives its connection while it is read, unless the request is still on its way.
+/// What a response has to fit.
 #[derive(Debug)]
-pub struct Body<T, B>
-where
-    T: AsyncRead + AsyncWrite + Unpin,
-    B: HttpBody<Data = Bytes> + 'static,
-{
-    incoming: Incoming,
-    connection: Option<Box<Connection<T, B>>>,
-    pool: Option<Arc<Pool<T, B>>>,
-    /// Drives the connection instead; ends with the body.
-    driving: Option<JoinSet<()>>,
+struct Asked {
+    method: Method,
+    upgrade: bool,
 }
 
-impl<T, B> Body<T, B>
-where
-    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    B: HttpBody<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
-    fn finish(&mut self) {
-        if let (Some(connection), Some(pool)) = (self.connection.take(), self.pool.take()) {
-            pool.put(connection);
-        }
-        self.driving = None;
-    }
+/// Responses that only announce another, taken in one go.
+const MAX_INTERIM: usize = 8;
+
+/// A request on its way.
+#[derive(Debug)]
+struct Upload<B> {
+    sending: Sending<B>,
+    state: Progress,
 }
 
-impl<T, B> HttpBody for Body<T, B>
+#[derive(Debug)]
+enum Progress {
+    Going,
+    Done,
+    /// The peer takes no more; it may have answered all the same.
+    Failed(Option<std::io::Error>),
+}
+
+impl<B> Upload<B>
 where
-    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    B: HttpBody<Data = Bytes> + Send + 'static,
+    B: HttpBody<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
 {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        let this = &mut *self;
-        let mut frame = Pin::new(&mut this.incoming).poll_frame(cx);
-        if let (Poll::Pending, Some(connection)) = (&frame, this.connection.as_mut()) {
-            connection.poll_driver(cx);
-            frame = Pin::new(&mut this.incoming).poll_frame(cx);
+    /// Err: it cannot be completed from our side.
+    fn poll<T: Duplex>(&mut self, cx: &mut Context<'_>, io: &mut T, output: &mut Output) -> Result<(), Error> {
+        if let Progress::Going = self.state {
+            match self.sending.poll(cx, io, output) {
+                Poll::Ready(Ok(())) => self.state = Progress::Done,
+                Poll::Ready(Err(Error::Io(error))) => self.state = Progress::Failed(Some(error)),
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => {}
+            }
         }
-        match &frame {
-            Poll::Ready(None) => this.finish(),
-            Poll::Ready(Some(Ok(_))) if this.incoming.is_end_stream() => this.finish(),
-            Poll::Ready(Some(Err(_))) => (this.connection, this.driving) = (None, None),
-            _ => {}
-        }
-        frame
+        Ok(())
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+    /// What is to be said when there is no response: that the request could not be sent, if that is the reason.
+    fn blame(&mut self, error: Error) -> Error {
+        match &mut self.state {
+            Progress::Failed(cause) => cause.take().map_or(error, Error::Io),
+            Progress::Going | Progress::Done => error,
+        }
     }
 }

@@ -4,15 +4,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use duplex::Duplex;
 use http::{Request, header};
 use http_body::Body as HttpBody;
-use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::{BoxError, Connection, Reply, SendError};
+use crate::{BoxError, Connection, Error, Reply, SendError};
 
 /// How many connections may wait for their next request, and for how long.
 #[derive(Clone, Copy, Debug)]
 pub struct PoolLimits {
+    /// The one that has waited longest goes when there would be more; 0: none is kept.
     pub max_idle: usize,
     /// Below the peer's own idle limit, so that a request never meets a connection that is being closed.
     pub idle_timeout: Duration,
@@ -29,34 +30,21 @@ pub enum PoolError<E> {
     Closed,
     /// The request may have been received; whether it took effect is unknown.
     #[error("the connection failed before a response arrived")]
-    Failed(#[source] hyper::Error),
+    Failed(#[source] Error),
 }
 
 /// Idle connections to one peer, the most recently used first.
-pub struct Pool<T, B>
-where
-    T: AsyncRead + AsyncWrite + Unpin,
-    B: HttpBody<Data = Bytes> + 'static,
-{
+pub struct Pool<T> {
     limits: PoolLimits,
-    idle: Mutex<VecDeque<Idle<T, B>>>,
+    idle: Mutex<VecDeque<Idle<T>>>,
 }
 
-struct Idle<T, B>
-where
-    T: AsyncRead + AsyncWrite + Unpin,
-    B: HttpBody<Data = Bytes> + 'static,
-{
+struct Idle<T> {
     since: Instant,
-    connection: Box<Connection<T, B>>,
+    connection: Box<Connection<T>>,
 }
 
-impl<T, B> Pool<T, B>
-where
-    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    B: HttpBody<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
+impl<T: Duplex + Send + 'static> Pool<T> {
     #[must_use]
     pub fn new(limits: PoolLimits) -> Arc<Self> {
         Arc::new(Self { limits, idle: Mutex::new(VecDeque::new()) })
@@ -66,35 +54,42 @@ where
     ///
     /// A peer may close an idle connection just as the request is sent. A request of which nothing was sent goes out
     /// again in any case; one that asks for nothing to be changed and has no body goes out once more, on a new
-    /// connection, even if it may have been received. `no_body` makes the empty body of that copy.
-    pub async fn send<E>(
+    /// connection, even if it may have been received.
+    ///
+    /// # Errors
+    /// See [`PoolError`].
+    pub async fn send<B, E>(
         self: &Arc<Self>,
         mut request: Request<B>,
         connect: impl AsyncFnOnce() -> Result<T, E>,
-        no_body: fn() -> B,
-    ) -> Result<Reply<T, B>, PoolError<E>> {
+    ) -> Result<Reply<T>, PoolError<E>>
+    where
+        B: HttpBody<Data = Bytes> + Unpin + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
         while let Some(connection) = self.take() {
-            let copy = copy_if_harmless(&request, no_body);
-            match (connection.send(request, Some(Arc::clone(self))).await, copy) {
-                (Ok(reply), _) => return Ok(reply),
-                (Err(SendError::Unsent(unsent)), _) => request = *unsent,
-                (Err(SendError::Failed(_)), Some(copy)) => {
-                    request = copy;
-                    break;
-                }
-                (Err(SendError::Failed(error)), None) => return Err(PoolError::Failed(error)),
+            match connection.send(request, Some(Arc::clone(self))).await {
+                Ok(reply) => return Ok(reply),
+                Err(SendError::Unsent(unsent)) => request = *unsent,
+                Err(SendError::Failed { error, request: bodyless }) => match bodyless.filter(|r| is_harmless(r)) {
+                    Some(again) => {
+                        request = *again;
+                        break;
+                    }
+                    None => return Err(PoolError::Failed(error)),
+                },
             }
         }
         let io = connect().await.map_err(PoolError::Connect)?;
-        let connection = Box::new(Connection::new(io).await.map_err(PoolError::Failed)?);
+        let connection = Box::new(Connection::new(io));
         connection.send(request, Some(Arc::clone(self))).await.map_err(|error| match error {
             SendError::Unsent(_) => PoolError::Closed,
-            SendError::Failed(error) => PoolError::Failed(error),
+            SendError::Failed { error, .. } => PoolError::Failed(error),
         })
     }
 
     /// A live connection, if one waits.
-    pub fn take(&self) -> Option<Box<Connection<T, B>>> {
+    pub fn take(&self) -> Option<Box<Connection<T>>> {
         loop {
             let mut idle = self.lock().pop_back()?;
             if idle.since.elapsed() < self.limits.idle_timeout && idle.connection.is_reusable() {
@@ -102,10 +97,12 @@ where
             }
         }
     }
+}
 
-    /// Keeps `connection` if it can serve another request; drops it otherwise.
-    pub fn put(&self, mut connection: Box<Connection<T, B>>) {
-        if self.limits.max_idle == 0 || !connection.is_reusable() {
+impl<T: Duplex> Pool<T> {
+    /// Keeps `connection` for another request; whether it can serve one is found out then.
+    pub(crate) fn put(&self, connection: Box<Connection<T>>) {
+        if self.limits.max_idle == 0 || connection.has_leftover() {
             return;
         }
         let mut idle = self.lock();
@@ -132,36 +129,24 @@ where
         drop(dropped);
     }
 
+    /// How many wait.
     #[must_use]
     pub fn idle(&self) -> usize {
         self.lock().len()
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Idle<T, B>>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Idle<T>>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Watches and sessions included: nothing has been answered yet when this is used.
-fn copy_if_harmless<B: HttpBody>(request: &Request<B>, no_body: fn() -> B) -> Option<Request<B>> {
-    // A session is begun by a GET as well, and it may run a command.
-    let session = request.headers().contains_key(header::UPGRADE);
-    if session || !request.method().is_safe() || !request.body().is_end_stream() {
-        return None;
-    }
-    let mut copy = Request::new(no_body());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.headers_mut() = request.headers().clone();
-    *copy.version_mut() = request.version();
-    Some(copy)
+/// Whether a request may be received twice. Watches included: nothing has been answered yet when this is asked. A session
+/// is begun by a GET as well, but it may run a command.
+fn is_harmless<B>(request: &Request<B>) -> bool {
+    request.method().is_safe() && !request.headers().contains_key(header::UPGRADE)
 }
 
-impl<T, B> fmt::Debug for Pool<T, B>
-where
-    T: AsyncRead + AsyncWrite + Unpin,
-    B: HttpBody<Data = Bytes> + 'static,
-{
+impl<T> fmt::Debug for Pool<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool").field("limits", &self.limits).finish_non_exhaustive()
     }

@@ -381,5 +381,6 @@ impl<S> Drop for Driver<S> {
     fn drop(&mut self) {
         // Before the streams are dropped, so that they find the reason.
         self.shared.finish(Closed::Dropped);
+        self.session.end();
     }
 }

@@ -191,6 +191,7 @@ impl Session {
     /// Ends every stream; what they have received stays readable.
     pub(crate) fn end(&mut self) {
         self.yamux = None;
+        self.transport().cut();
         self.accepted = None;
         self.opening = None;
         self.opens.close();

@@ -6,13 +6,14 @@ use std::{
 };
 
 use bytes::Bytes;
+use duplex::Duplex;
 use futures::{Stream as _, io::AsyncRead as _, io::AsyncWrite as _};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{
     closed::Closed,
     state::{Shared, lock},
-    transport::{DROPPED, FIN_IN, RST_IN, SHUT, StreamState},
+    transport::{DROPPED, FIN_IN, READ_OUT, RST_IN, SHUT, StreamState},
 };
 
 /// One stream of the link.
@@ -45,15 +46,7 @@ impl MuxStream {
         self.inner.id().val()
     }
 
-    /// The next piece of what the peer wrote, without a copy; `None` after its FIN.
-    pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
-        match ready!(Pin::new(&mut self.inner).poll_next(cx)) {
-            Some(Ok(packet)) => Poll::Ready(Ok(Some(Bytes::from_owner(packet)))),
-            Some(Err(_)) | None => Poll::Ready(self.read_end().map(|()| None)),
-        }
-    }
-
-    /// [`poll_chunk`](Self::poll_chunk) as a future; losing it loses nothing.
+    /// [`poll_chunk`](Duplex::poll_chunk) as a future; losing it loses nothing.
     pub async fn chunk(&mut self) -> io::Result<Option<Bytes>> {
         std::future::poll_fn(|cx| self.poll_chunk(cx)).await
     }
@@ -70,17 +63,42 @@ impl MuxStream {
     }
 
     fn read_end(&self) -> io::Result<()> {
-        if self.state.has(FIN_IN) { Ok(()) } else { Err(self.broken()) }
+        if self.state.has(FIN_IN) {
+            self.state.set(READ_OUT);
+            return Ok(());
+        }
+        Err(self.broken())
     }
 
     fn broken(&self) -> io::Error {
+        if self.state.has(SHUT) && !self.state.has(RST_IN) {
+            return io::Error::new(io::ErrorKind::BrokenPipe, "stream was shut down for writing");
+        }
+        self.abandoned()
+    }
+
+    fn abandoned(&self) -> io::Error {
         if self.state.has(RST_IN) {
             return io::Error::new(io::ErrorKind::ConnectionReset, "stream reset by the peer");
         }
-        if self.state.has(SHUT) {
-            return io::Error::new(io::ErrorKind::BrokenPipe, "stream was shut down for writing");
-        }
         io::Error::new(io::ErrorKind::ConnectionAborted, self.shared.why_closed().unwrap_or(Closed::Dropped))
+    }
+}
+
+impl Duplex for MuxStream {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+        loop {
+            match ready!(Pin::new(&mut self.inner).poll_next(cx)) {
+                // What `poll_read` has left of a piece it read to its end.
+                Some(Ok(packet)) if packet.as_ref().is_empty() => {}
+                Some(Ok(packet)) => return Poll::Ready(Ok(Some(Bytes::from_owner(packet)))),
+                Some(Err(_)) | None => return Poll::Ready(self.read_end().map(|()| None)),
+            }
+        }
+    }
+
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        self.state.poll_abandoned(cx).map(|()| self.abandoned())
     }
 }
 

@@ -23,7 +23,10 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use futures::io::{AsyncRead, AsyncWrite};
+use futures::{
+    io::{AsyncRead, AsyncWrite},
+    task::AtomicWaker,
+};
 
 use crate::{
     config::OUT_LIMIT,
@@ -47,18 +50,43 @@ pub(crate) const RST_OUT: u8 = 8;
 /// The user of the stream has finished writing, and has dropped it.
 pub(crate) const SHUT: u8 = 16;
 pub(crate) const DROPPED: u8 = 32;
+/// The link has ended under it.
+pub(crate) const CUT: u8 = 64;
+/// The reader has seen the peer's end.
+pub(crate) const READ_OUT: u8 = 128;
 
 /// How far a stream has come to its end.
 #[derive(Debug, Default)]
-pub(crate) struct StreamState(AtomicU8);
+pub(crate) struct StreamState {
+    flags: AtomicU8,
+    /// Whoever waits for the peer to give the stream up. yamux wakes only those that read or write.
+    abandoned: AtomicWaker,
+}
 
 impl StreamState {
     pub(crate) fn set(&self, flag: u8) {
-        self.0.fetch_or(flag, Ordering::AcqRel);
+        self.flags.fetch_or(flag, Ordering::AcqRel);
+        if flag & (RST_IN | CUT) != 0 {
+            self.abandoned.wake();
+        }
     }
 
     pub(crate) fn has(&self, flags: u8) -> bool {
-        self.0.load(Ordering::Acquire) & flags == flags
+        self.flags.load(Ordering::Acquire) & flags == flags
+    }
+
+    /// Resolves with [`RST_IN`], or with [`CUT`] unless both directions had ended before; but not while all that the
+    /// peer had to say is here to be read: what came after it takes nothing away.
+    pub(crate) fn poll_abandoned(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let abandoned = || {
+            (self.has(RST_IN) || self.has(CUT) && !self.has(FIN_IN | SHUT)) && (!self.has(FIN_IN) || self.has(READ_OUT))
+        };
+        if abandoned() {
+            return Poll::Ready(());
+        }
+        self.abandoned.register(cx.waker());
+        // It may have come just before the waker was there.
+        if abandoned() { Poll::Ready(()) } else { Poll::Pending }
     }
 
     fn is_over(&self) -> bool {
@@ -175,6 +203,13 @@ impl Transport {
         self.output.extend_from_slice(&header.encode());
         self.frames_out += 1;
         self.urgent = true;
+    }
+
+    /// The link ends, and every stream with it.
+    pub(crate) fn cut(&self) {
+        for state in self.streams.values() {
+            state.set(CUT);
+        }
     }
 
     fn note(&mut self, stream: u32, flag: u8) {

@@ -104,12 +104,12 @@ pub fn is_identity(name: &HeaderName) -> bool {
     name.as_str().starts_with(OURS) || name.as_str().starts_with(IMPERSONATE)
 }
 
-/// Whether `byte` stands for itself. A comma does not: an intermediary may join repeated headers with one.
 /// Whether `name` can be a user or a group: not empty, not too long, and the same after every hop.
 pub fn is_acceptable(name: &str) -> bool {
     !name.is_empty() && name.len() <= MAX_NAME && name.trim() == name && !name.contains(char::is_control)
 }
 
+/// Whether `byte` stands for itself. A comma does not: an intermediary may join repeated headers with one.
 fn is_plain(byte: u8) -> bool {
     byte.is_ascii_graphic() && byte != b'%' && byte != b','
 }

@@ -11,6 +11,7 @@
 
 pub mod config;
 mod context;
+mod error_text;
 mod health;
 pub mod instruments;
 mod logs;
@@ -18,6 +19,7 @@ mod metrics;
 mod options;
 mod process;
 mod server;
+pub mod tcp;
 mod telemetry;
 pub mod tls;
 mod trace;
@@ -25,6 +27,7 @@ mod units;
 
 pub use config::{Args, ConfigError, load, settings_help};
 pub use context::Context;
+pub use error_text::error_text;
 pub use health::{Condition, Health};
 pub use options::{Common, LogFormat, Logging, Options, SecretSchema, Server, Telemetry};
 pub use process::{execute, run, run_with, run_with_args};

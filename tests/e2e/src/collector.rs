@@ -1,4 +1,6 @@
-//! An OTLP/HTTP collector that keeps the spans it is sent.
+//! An OpenTelemetry collector that keeps the spans it is sent: by HTTP, as our services do it, or by gRPC, as Kubernetes does.
+
+mod grpc;
 
 use crate::wire::{Framing, Wire};
 use anyhow::Result;
@@ -24,11 +26,14 @@ pub struct Span {
     pub failed: bool,
     pub start_ns: u64,
     pub end_ns: u64,
+    /// Trace and span id of each span it names beside its parent.
+    pub links: Vec<(String, String)>,
 }
 
 #[derive(Debug)]
 pub struct Collector {
     address: SocketAddr,
+    grpc: SocketAddr,
     spans: Arc<Mutex<Vec<Span>>>,
     _accepting: JoinSet<()>,
 }
@@ -54,7 +59,11 @@ impl Collector {
                 });
             }
         });
-        Ok(Self { address, spans, _accepting: accepting })
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let grpc = listener.local_addr()?;
+        let kept = Arc::clone(&spans);
+        accepting.spawn(grpc::accept(listener, move |request| keep(&kept, &request)));
+        Ok(Self { address, grpc, spans, _accepting: accepting })
     }
 
     #[must_use]
@@ -62,11 +71,27 @@ impl Collector {
         format!("http://{}", self.address)
     }
 
+    /// Where gRPC is spoken.
+    #[must_use]
+    pub fn grpc(&self) -> SocketAddr {
+        self.grpc
+    }
+
     /// The spans of a trace so far.
     #[must_use]
     pub fn trace(&self, trace: &str) -> Vec<Span> {
+        self.spans(|span| span.trace == trace)
+    }
+
+    /// The spans so far that name this one beside their parent.
+    #[must_use]
+    pub fn linked_to(&self, trace: &str, id: &str) -> Vec<Span> {
+        self.spans(|span| span.links.iter().any(|link| link.0 == trace && link.1 == id))
+    }
+
+    fn spans(&self, wanted: impl Fn(&Span) -> bool) -> Vec<Span> {
         let spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
-        spans.iter().filter(|span| span.trace == trace).cloned().collect()
+        spans.iter().filter(|span| wanted(span)).cloned().collect()
     }
 }
 
@@ -75,10 +100,14 @@ async fn serve(tcp: TcpStream, kept: &Mutex<Vec<Span>>) -> Result<()> {
     while let Some(head) = wire.head().await? {
         let (body, _) = wire.body(head.framing(Framing::Length(0))).await?;
         let request = ExportTraceServiceRequest::decode(body.as_slice())?;
-        kept.lock().unwrap_or_else(PoisonError::into_inner).extend(spans(&request));
+        keep(kept, &request);
         wire.send(b"HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\ncontent-length: 0\r\n\r\n").await?;
     }
     Ok(())
+}
+
+fn keep(kept: &Mutex<Vec<Span>>, request: &ExportTraceServiceRequest) {
+    kept.lock().unwrap_or_else(PoisonError::into_inner).extend(spans(request));
 }
 
 fn spans(request: &ExportTraceServiceRequest) -> Vec<Span> {
@@ -102,6 +131,7 @@ fn spans(request: &ExportTraceServiceRequest) -> Vec<Span> {
                 failed: span.status.as_ref().is_some_and(|status| status.code == 2),
                 start_ns: span.start_time_unix_nano,
                 end_ns: span.end_time_unix_nano,
+                links: span.links.iter().map(|link| (hex(&link.trace_id), hex(&link.span_id))).collect(),
             });
         }
     }

@@ -87,12 +87,20 @@ impl Stage {
     async fn start(traced: bool) -> Result<Self> {
         let collector = if traced { Some(Collector::start().await?) } else { None };
         let mut env = BTreeMap::new();
+        let mut values = Vec::new();
         if let Some(collector) = &collector {
+            values.push(format!("agent.telemetry.otlpEndpoint={}", collector.url()));
             env.insert("PIPEOPS_TELEMETRY_OTLP_ENDPOINT".to_owned(), collector.url());
             // A trace begun by nobody is not what these tests look at.
             env.insert("PIPEOPS_TELEMETRY_SAMPLE_RATIO".to_owned(), "0".to_owned());
         }
-        let lab = Lab::start(Options { control_plane_env: env.clone(), ..Options::default() }).await?;
+        let lab = Lab::start(Options {
+            control_plane_env: env.clone(),
+            values,
+            api_server_traces: collector.as_ref().map(Collector::grpc),
+            ..Options::default()
+        })
+        .await?;
         let backend = Backend::start().await?;
         let side = Side::start(&lab, backend.address, &env).await?;
         Ok(Self { lab, side, backend, collector })

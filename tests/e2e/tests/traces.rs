@@ -1,7 +1,8 @@
 //! One request is one trace through every hop, and only when its beginner says so.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use e2e::{
+    client::Target,
     collector::Span,
     scenes,
     stage::{Stage, run},
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         true,
         scenes![
             a_sampled_request_is_one_trace_through_every_hop,
+            the_api_server_knows_which_span_called_it,
             a_failed_request_shows_where_it_failed,
             an_unsampled_request_leaves_no_span_and_its_context_goes_on,
         ],
@@ -38,8 +40,7 @@ fn fresh(index: u64) -> (String, String) {
     (format!("{nanos:031x}{index:x}"), format!("{:016x}", 0xc11e_0000 + index))
 }
 
-async fn get(stage: &Stage, path: &str, traceparent: &str) -> Result<u16> {
-    let target = stage.plain()?;
+async fn get(target: &Target, path: &str, traceparent: &str) -> Result<u16> {
     let mut wire = target.begin("GET", path, &[&format!("traceparent: {traceparent}")]).await?;
     let head = wire.need_head().await?;
     wire.body(head.framing(Framing::ToEnd)).await?;
@@ -74,7 +75,7 @@ async fn a_sampled_request_is_one_trace_through_every_hop(stage: &Stage) -> Resu
     for index in 0..2 {
         let (trace, client) = fresh(index);
         let id = format!("traced-{index}");
-        let status = get(stage, &format!("/small?id={id}"), &format!("00-{trace}-{client}-01")).await?;
+        let status = get(&stage.plain()?, &format!("/small?id={id}"), &format!("00-{trace}-{client}-01")).await?;
         ensure!(status == 200, "{status}");
         let spans = chain(stage, &trace, &client, &HOPS).await?;
         ensure!(spans.values().all(|span| !span.failed), "a span has failed: {spans:#?}");
@@ -90,9 +91,28 @@ async fn a_sampled_request_is_one_trace_through_every_hop(stage: &Stage) -> Resu
     Ok(())
 }
 
+/// A real one, which takes only monitoring systems' and administrators' traces for its own: for everybody else it begins a trace, in
+/// which its span names the caller's as a link.
+async fn the_api_server_knows_which_span_called_it(stage: &Stage) -> Result<()> {
+    let (trace, client) = fresh(7);
+    let path = "/api/v1/namespaces/kube-system";
+    ensure!(get(&stage.kube()?, path, &format!("00-{trace}-{client}-01")).await? == 200, "not 200");
+    let spans = chain(stage, &trace, &client, &HOPS).await?;
+    let last = spans.get("kubernetes.api").context("no last span")?;
+    let collector = stage.collector.as_ref().context("nothing collects")?;
+    until("the API server's span", SENT_WITHIN, || async {
+        let linked = collector.linked_to(&trace, &last.id);
+        let [span] = linked.as_slice() else { bail!("{} spans are linked to {last:?}", linked.len()) };
+        ensure!(span.service == "apiserver" && span.name.contains("GET"), "{span:?} is linked to {last:?}");
+        ensure!(last.start_ns <= span.start_ns && span.start_ns <= last.end_ns, "{span:?} is not within {last:?}");
+        Ok(())
+    })
+    .await
+}
+
 async fn a_failed_request_shows_where_it_failed(stage: &Stage) -> Result<()> {
     let (trace, client) = fresh(3);
-    let status = get(stage, "/no-answer", &format!("00-{trace}-{client}-01")).await?;
+    let status = get(&stage.plain()?, "/no-answer", &format!("00-{trace}-{client}-01")).await?;
     ensure!(status == 502, "{status}");
     let spans = chain(stage, &trace, &client, &HOPS).await?;
     for name in ["control-plane.request", "proxy.request"] {
@@ -101,7 +121,7 @@ async fn a_failed_request_shows_where_it_failed(stage: &Stage) -> Result<()> {
     // Nobody takes the stream: the trace ends at the bus.
     let (trace, client) = fresh(4);
     stage.side.executor.stop().await?;
-    let outcome = get(stage, "/small", &format!("00-{trace}-{client}-01")).await;
+    let outcome = get(&stage.plain()?, "/small", &format!("00-{trace}-{client}-01")).await;
     stage.side.executor.start().await?;
     ensure!(outcome? == 503, "not 503");
     let hops = HOPS.get(..3).unwrap_or_default();
@@ -113,12 +133,12 @@ async fn a_failed_request_shows_where_it_failed(stage: &Stage) -> Result<()> {
 async fn an_unsampled_request_leaves_no_span_and_its_context_goes_on(stage: &Stage) -> Result<()> {
     let (trace, client) = fresh(5);
     let traceparent = format!("00-{trace}-{client}-00");
-    ensure!(get(stage, "/small?id=unsampled", &traceparent).await? == 200, "not 200");
+    ensure!(get(&stage.plain()?, "/small?id=unsampled", &traceparent).await? == 200, "not 200");
     let head = stage.backend.head("unsampled").context("the backend saw no request")?;
     ensure!(head.get("traceparent") == Some(&traceparent), "the backend got {:?}", head.get("traceparent"));
     // A sampled one behind it on the same way: when its spans are there, the other's would be too.
     let (sampled, client) = fresh(6);
-    ensure!(get(stage, "/small", &format!("00-{sampled}-{client}-01")).await? == 200, "not 200");
+    ensure!(get(&stage.plain()?, "/small", &format!("00-{sampled}-{client}-01")).await? == 200, "not 200");
     chain(stage, &sampled, &client, &HOPS).await?;
     let spans = stage.collector.as_ref().context("nothing collects")?.trace(&trace);
     ensure!(spans.is_empty(), "{spans:#?}");

@@ -10,7 +10,7 @@ use crate::{
 use anyhow::{Context, Result};
 use std::{
     collections::BTreeMap,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -45,7 +45,7 @@ struct Pki {
 
 impl Cluster {
     /// Makes certificates and kubeconfigs in `folder` and says how to start the processes.
-    pub(crate) fn prepare(folder: &Path, parts: &Parts) -> Result<Self> {
+    pub(crate) fn prepare(folder: &Path, parts: &Parts, traces: Option<SocketAddr>) -> Result<Self> {
         let pki = Pki::create(&folder.join("pki"))?;
         let [etcd_client, etcd_peer, api, manager] = ports::free()?;
         let server =
@@ -67,17 +67,17 @@ impl Cluster {
                 grace: GRACE,
             })
         };
+        let mut apiserver = apiserver_args(&pki, etcd_client, api);
+        if let Some(collector) = traces {
+            apiserver.push(format!("--tracing-config-file={}", tracing_config(folder, collector)?.display()));
+        }
         Ok(Self {
             etcd: spec(
                 "etcd",
                 etcd_args(folder, etcd_client, etcd_peer),
                 Health::Http(format!("http://127.0.0.1:{etcd_client}/readyz")),
             )?,
-            apiserver: spec(
-                "kube-apiserver",
-                apiserver_args(&pki, etcd_client, api),
-                Health::Http(format!("{}/readyz", server.url)),
-            )?,
+            apiserver: spec("kube-apiserver", apiserver, Health::Http(format!("{}/readyz", server.url)))?,
             controller_manager: spec(
                 "kube-controller-manager",
                 manager_args(folder, &pki, &manager_kubeconfig, manager),
@@ -125,6 +125,15 @@ fn etcd_args(folder: &Path, client: u16, peer: u16) -> Vec<String> {
         "--unsafe-no-fsync".to_owned(),
         "--log-level=warn".to_owned(),
     ]
+}
+
+fn tracing_config(folder: &Path, collector: SocketAddr) -> Result<PathBuf> {
+    let path = folder.join("tracing.yaml");
+    let all = "samplingRatePerMillion: 1000000";
+    let text =
+        format!("apiVersion: apiserver.config.k8s.io/v1\nkind: TracingConfiguration\nendpoint: {collector}\n{all}\n");
+    std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
 }
 
 fn apiserver_args(pki: &Pki, etcd: u16, port: u16) -> Vec<String> {

@@ -18,6 +18,7 @@ use crate::{
 use anyhow::{Context, Result, anyhow};
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -58,6 +59,8 @@ pub struct Options {
     pub control_plane_env: BTreeMap<String, String>,
     /// The one run that `cargo lab` commands speak of, instead of one of its own.
     pub current: bool,
+    /// gRPC address of an OpenTelemetry collector that the API server sends spans of every request to.
+    pub api_server_traces: Option<SocketAddr>,
     /// Also the parts that only benches need.
     pub bench_parts: bool,
     /// How the start is shown.
@@ -73,6 +76,7 @@ impl Default for Options {
             replicas: BTreeMap::new(),
             values: Vec::new(),
             control_plane_env: BTreeMap::new(),
+            api_server_traces: None,
             current: false,
             bench_parts: false,
             progress: Progress::slow_only(),

@@ -35,7 +35,7 @@ pub use crate::{
     certificates::{Certificate, Certificates},
     folders::workspace,
     lab::{Lab, Options},
-    parts::{Found, Part, Parts},
+    parts::{Found, PARTS, Part, Parts},
     ports::free as free_ports,
     process::{Health, Process, Spawner, Spec},
     progress::Progress,

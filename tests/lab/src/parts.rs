@@ -1,14 +1,24 @@
 //! The real parts the lab runs: which, which version, and where each came from.
 //!
-//! A binary is taken from `$KUBEBUILDER_ASSETS` or `PATH` when its version fits, else built from its pinned Go module under
-//! `tests/lab/parts/<part>` and cached by the content of everything that decides the result.
+//! A binary is taken from `$KUBEBUILDER_ASSETS` or `PATH` when its version fits, else from the cache, else built from its pinned Go
+//! module under `tests/lab/parts/<part>`. Where Go is missing or the build fails, a part that has a `requirements.txt` there comes from
+//! that Python package, if the version in it fits. Both are cached by the content of everything that decides the result.
+//!
+//! Debian's packages of these programs are all too old for the versions that fit, so none is a source.
 
 mod build;
+mod cache;
 mod find;
+mod get;
+mod package;
+mod table;
+#[cfg(test)]
+mod tests;
 mod version;
 
 use crate::progress::Progress;
 use anyhow::{Context, Result, anyhow};
+use cache::Places;
 use std::{
     collections::BTreeMap,
     ffi::OsString,
@@ -16,7 +26,9 @@ use std::{
     sync::Arc,
 };
 use tokio::{sync::Semaphore, task::JoinSet};
-use version::{Fit, Version};
+use version::Fit;
+
+pub use table::PARTS;
 
 /// Something the lab needs, one Go module each.
 #[derive(Debug)]
@@ -28,8 +40,8 @@ pub struct Part {
     binaries: &'static [Binary],
     /// Linker flags besides `-s -w`, so that the binaries know their own version.
     ldflags: &'static str,
-    /// Whether only benches need it.
-    pub only_bench: bool,
+    /// Whether a lab runs without it: it is for benches or for single tests.
+    pub extra: bool,
 }
 
 /// One program of a part.
@@ -43,110 +55,6 @@ struct Binary {
     version: Option<(&'static [&'static str], Fit)>,
 }
 
-const KUBERNETES: Fit = Fit::Minor(1, 36);
-
-/// Every part, the slowest to build first.
-pub static PARTS: &[Part] = &[
-    Part {
-        name: "kubernetes",
-        version: "1.36.3",
-        binaries: &[
-            Binary {
-                name: "kube-apiserver",
-                package: "k8s.io/kubernetes/cmd/kube-apiserver",
-                built_as: "kube-apiserver",
-                version: Some((&["--version"], KUBERNETES)),
-            },
-            Binary {
-                name: "kube-controller-manager",
-                package: "k8s.io/kubernetes/cmd/kube-controller-manager",
-                built_as: "kube-controller-manager",
-                version: Some((&["--version"], KUBERNETES)),
-            },
-            Binary {
-                name: "kubectl",
-                package: "k8s.io/kubernetes/cmd/kubectl",
-                built_as: "kubectl",
-                version: Some((&["version", "--client"], KUBERNETES)),
-            },
-        ],
-        ldflags: "-X k8s.io/component-base/version.gitVersion=v1.36.3 -X k8s.io/component-base/version.gitMajor=1 \
-                  -X k8s.io/component-base/version.gitMinor=36",
-        only_bench: false,
-    },
-    Part {
-        name: "helm",
-        version: "3.22.0",
-        binaries: &[Binary {
-            name: "helm",
-            package: "helm.sh/helm/v3/cmd/helm",
-            built_as: "helm",
-            version: Some((&["version", "--short"], Fit::AtLeast(3, 17))),
-        }],
-        // Without these it takes the oldest Kubernetes for the one to render and lint for.
-        ldflags: "-X helm.sh/helm/v3/internal/version.version=v3.22.0 \
-                  -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=36 \
-                  -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMinor=36",
-        only_bench: false,
-    },
-    Part {
-        name: "etcd",
-        version: "3.6.16",
-        binaries: &[Binary {
-            name: "etcd",
-            package: "go.etcd.io/etcd/server/v3",
-            built_as: "server",
-            version: Some((&["--version"], Fit::Minor(3, 6))),
-        }],
-        ldflags: "",
-        only_bench: false,
-    },
-    Part {
-        name: "nats-server",
-        version: "2.15.2",
-        binaries: &[Binary {
-            name: "nats-server",
-            package: "github.com/nats-io/nats-server/v2",
-            built_as: "nats-server",
-            version: Some((&["--version"], Fit::AtLeast(2, 11))),
-        }],
-        ldflags: "",
-        only_bench: false,
-    },
-    Part {
-        name: "konnectivity",
-        version: "0.34.0",
-        binaries: &[
-            Binary {
-                name: "konnectivity-server",
-                package: "sigs.k8s.io/apiserver-network-proxy/cmd/server",
-                built_as: "server",
-                version: None,
-            },
-            Binary {
-                name: "konnectivity-agent",
-                package: "sigs.k8s.io/apiserver-network-proxy/cmd/agent",
-                built_as: "agent",
-                version: None,
-            },
-        ],
-        ldflags: "",
-        only_bench: true,
-    },
-    Part {
-        name: "chisel",
-        version: "1.11.3",
-        binaries: &[Binary {
-            name: "chisel",
-            package: "github.com/jpillora/chisel",
-            built_as: "chisel",
-            version: Some((&["--version"], Fit::Minor(1, 11))),
-        }],
-        ldflags: "-X github.com/jpillora/chisel/share.BuildVersion=1.11.3",
-        only_bench: true,
-    },
-];
-
 /// A binary and where it is from.
 #[derive(Clone, Debug)]
 pub struct Found {
@@ -154,7 +62,7 @@ pub struct Found {
     pub binary: &'static str,
     /// The version it said it is, or the one it was built from.
     pub version: String,
-    /// `KUBEBUILDER_ASSETS`, `PATH`, `built now` or `cache`.
+    /// `KUBEBUILDER_ASSETS`, `PATH`, `cache`, `built now` or `package`.
     pub source: &'static str,
     /// The file.
     pub path: PathBuf,
@@ -167,14 +75,28 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Finds or builds the parts: all of them, or all but those that only benches need.
+    /// Finds or builds the parts: all of them, or all but those that a lab itself does not need.
     ///
     /// # Errors
     /// When a part is neither found nor can be built; the message ends with what its build said.
-    pub async fn get(with_bench: bool, progress: &Progress) -> Result<Self> {
+    pub async fn get(with_extra: bool, progress: &Progress) -> Result<Self> {
+        Self::chosen(|part| with_extra || !part.extra, progress).await
+    }
+
+    /// Finds or builds one part.
+    ///
+    /// # Errors
+    /// As [`Parts::get`].
+    pub async fn only(name: &str, progress: &Progress) -> Result<Self> {
+        Self::chosen(|part| part.name == name, progress).await
+    }
+
+    async fn chosen(wanted: impl Fn(&Part) -> bool, progress: &Progress) -> Result<Self> {
+        let places = Arc::new(Places::of_user()?);
         let mut looks = JoinSet::new();
-        for (at, part) in PARTS.iter().enumerate().filter(|(_, part)| with_bench || !part.only_bench) {
-            looks.spawn(async move { part.at_hand().await.map(|found| (at, part, found)) });
+        for (at, part) in PARTS.iter().enumerate().filter(|(_, part)| wanted(part)) {
+            let places = Arc::clone(&places);
+            looks.spawn(async move { part.at_hand(&places).await.map(|found| (at, part, found)) });
         }
         let mut looks = looks.join_all().await.into_iter().collect::<Result<Vec<_>>>()?;
         looks.sort_by_key(|(at, ..)| *at);
@@ -187,10 +109,10 @@ impl Parts {
                 Some(found) => parts.add(found),
                 None => {
                     let turn = Arc::clone(&at_once).acquire_owned().await.context("the builds were called off")?;
-                    let progress = progress.clone();
+                    let (places, progress) = (Arc::clone(&places), progress.clone());
                     builds.spawn(async move {
                         let _turn = turn;
-                        part.build(&progress).await
+                        part.make(&places, &progress).await
                     });
                 }
             }
@@ -234,42 +156,5 @@ impl Parts {
         }
         folders.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
         Ok(std::env::join_paths(folders)?)
-    }
-}
-
-impl Part {
-    /// Its binaries, when they are here already.
-    async fn at_hand(&'static self) -> Result<Option<Vec<Found>>> {
-        let mut found = Vec::new();
-        for binary in self.binaries {
-            match find::installed(binary).await {
-                Some(hit) => found.push(hit),
-                None => {
-                    let cached = build::cached(self).await.with_context(|| self.failure())?;
-                    return Ok(cached.map(|folder| self.found_in(&folder, "cache")));
-                }
-            }
-        }
-        Ok(Some(found))
-    }
-
-    async fn build(&'static self, progress: &Progress) -> Result<Vec<Found>> {
-        let (folder, source) = build::build_once(self, progress).await.with_context(|| self.failure())?;
-        Ok(self.found_in(&folder, source))
-    }
-
-    fn found_in(&self, folder: &Path, source: &'static str) -> Vec<Found> {
-        let version = self.version.to_owned();
-        let found = |binary: &Binary| Found {
-            binary: binary.name,
-            version: version.clone(),
-            source,
-            path: folder.join(binary.name),
-        };
-        self.binaries.iter().map(found).collect()
-    }
-
-    fn failure(&self) -> String {
-        format!("cannot get {} {}", self.name, self.version)
     }
 }

@@ -3,6 +3,9 @@ use jiff::Timestamp;
 use protocol::{Secret, User};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
+
+use crate::store::Record;
 
 /// What a token is good for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,7 +25,7 @@ pub enum Grant {
 
 /// A token as it is stored.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(from = "Stored", into = "Stored")]
+#[serde(try_from = "Stored", into = "Stored")]
 pub struct TokenRecord {
     /// Names the token in lists and logs; also the first part of the token itself.
     pub id: String,
@@ -31,6 +34,7 @@ pub struct TokenRecord {
     hash: [u8; 32],
     /// A user's identity as it goes to the cluster, encoded once.
     identity: HeaderMap,
+    revoked: CancellationToken,
 }
 
 /// A token that has just been made.
@@ -51,11 +55,15 @@ struct Stored {
 }
 
 const PREFIX: &str = "pipeops_";
+const ID_DIGITS: usize = 12;
 const SECRET_BYTES: usize = 32;
 
-/// `pipeops_<id>_<secret>`: a fixed beginning that secret scanners can look for, a public id, 64 hexadecimal digits.
+/// `pipeops_<id>_<secret>`: a fixed beginning that secret scanners can look for, a public id of 12 hexadecimal digits, a
+/// secret of 64. None: no token has this form.
 pub fn split(token: &str) -> Option<(&str, &str)> {
-    token.strip_prefix(PREFIX)?.split_once('_')
+    let (id, secret) = token.strip_prefix(PREFIX)?.split_once('_')?;
+    let hex = |text: &str, digits| text.len() == digits && text.bytes().all(|b| b.is_ascii_hexdigit());
+    (hex(id, ID_DIGITS) && hex(secret, 2 * SECRET_BYTES)).then_some((id, secret))
 }
 
 impl NewToken {
@@ -74,7 +82,18 @@ impl TokenRecord {
         if let Grant::User { user, .. } = &grant {
             user.write_headers(&mut identity);
         }
-        Self { id, created, grant, hash, identity }
+        Self { id, created, grant, hash, identity, revoked: CancellationToken::new() }
+    }
+
+    /// Cancelled once the token is revoked, or is replaced by one of other rights: what was begun with it has to end.
+    /// Waiting for it allocates nothing.
+    pub fn revoked(&self) -> &CancellationToken {
+        &self.revoked
+    }
+
+    /// Whether it is the same token, good for the same.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.id == other.id && self.hash == other.hash && self.grant == other.grant
     }
 
     /// Compares in constant time.
@@ -99,11 +118,18 @@ impl TokenRecord {
     }
 }
 
-impl From<Stored> for TokenRecord {
-    fn from(stored: Stored) -> Self {
-        // A hash that cannot be read matches no secret: the token is refused rather than the store.
-        let hash = unhex(&stored.sha256).unwrap_or_default();
-        Self::new(stored.id, stored.created, stored.grant, hash)
+impl Record for TokenRecord {
+    fn name(&self) -> &str {
+        &self.id
+    }
+}
+
+impl TryFrom<Stored> for TokenRecord {
+    type Error = &'static str;
+
+    fn try_from(stored: Stored) -> Result<Self, Self::Error> {
+        let hash = unhex(&stored.sha256).ok_or("sha256 is not 64 hexadecimal digits")?;
+        Ok(Self::new(stored.id, stored.created, stored.grant, hash))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The stream side of a process on NATS: its instance, its streams, and the task that hands frames to them.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -9,17 +9,20 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Client, Message, StatusCode, Subject, Subscriber};
+use async_nats::{Client, Message, StatusCode, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use protocol::StreamKind;
-use tokio::sync::{Notify, oneshot};
-use tokio_util::task::AbortOnDropHandle;
+use tokio::{
+    sync::{Notify, oneshot},
+    task::JoinSet,
+};
 
 use super::{
     Sender, Signals, connection,
     connection::Events,
     peer::{self, Absent, Peer},
+    waiting::Waiting,
 };
 use crate::{
     BusStream, ConnectError, OpenError, OpenHeader, Options, Service, Status,
@@ -46,10 +49,9 @@ pub(crate) struct Io {
     /// Rises with each lost connection.
     epoch: AtomicU32,
     up: AtomicBool,
-    /// Frames that could not be sent at once. At most a few for each stream: a reset, and credit for what its window
-    /// allowed the peer to send.
-    waiting: Mutex<VecDeque<(Subject, Bytes)>>,
-    pump: Notify,
+    waiting: Waiting,
+    /// Listeners that have left their queue group and wait for the server to have noticed.
+    leaving: Mutex<HashMap<u64, oneshot::Sender<()>>>,
     /// There are peers to watch.
     pub(super) watch: Notify,
 }
@@ -58,7 +60,7 @@ pub(crate) struct Io {
 #[derive(Debug)]
 pub(super) struct Running {
     io: Arc<Io>,
-    _tasks: [AbortOnDropHandle<()>; 3],
+    _tasks: JoinSet<()>,
 }
 
 impl Running {
@@ -101,29 +103,28 @@ pub(super) async fn start(
         next_id: AtomicU64::new(1),
         epoch: AtomicU32::new(1),
         up: AtomicBool::new(false),
-        waiting: Mutex::default(),
-        pump: Notify::new(),
+        waiting: Waiting::default(),
+        leaving: Mutex::default(),
         watch: Notify::new(),
     });
     signals.io.send_replace(Some(Status::Disconnected { reason: "connecting".to_owned() }));
     let events: Arc<dyn Events> = Arc::clone(&io) as _;
     let client = connection::connect(options, service, connection::STREAMS, Arc::downgrade(&events), None).await?;
+    let mut tasks = JoinSet::new();
     let subscriber = match client.subscribe(peer::subscription(&address)).await {
         Ok(subscriber) => subscriber,
         Err(error) => {
             // Only a client that has ended refuses; the opens that follow say so.
             tracing::error!(%error, "cannot subscribe to stream frames");
-            return Ok(Running { io, _tasks: std::array::from_fn(|_| AbortOnDropHandle::new(tokio::spawn(async {}))) });
+            return Ok(Running { io, _tasks: tasks });
         }
     };
     // Set once, here.
     let _ = io.client.set(client);
-    let tasks = [
-        tokio::spawn(Arc::clone(&io).demux(subscriber)),
-        tokio::spawn(Arc::clone(&io).pump()),
-        tokio::spawn(super::liveness::watch(Arc::clone(&io))),
-    ];
-    Ok(Running { io, _tasks: tasks.map(AbortOnDropHandle::new) })
+    tasks.spawn(Arc::clone(&io).demux(subscriber));
+    tasks.spawn(Arc::clone(&io).pump());
+    tasks.spawn(super::liveness::watch(Arc::clone(&io)));
+    Ok(Running { io, _tasks: tasks })
 }
 
 /// 12 characters of 32: unique among all instances that ever share a bus.
@@ -252,30 +253,35 @@ impl Io {
 
     /// Sends a frame from where nobody can wait.
     pub(crate) fn control(&self, peer: &Peer, payload: Bytes) {
-        let Some(client) = self.client().filter(|_| self.is_up()) else { return };
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        // Never past those that wait already.
-        if waiting.is_empty() && super::try_publish(client, peer.subject.clone(), payload.clone()) {
-            return;
-        }
-        waiting.push_back((peer.subject.clone(), payload));
-        drop(waiting);
-        self.pump.notify_one();
+        let Some(client) = self.client() else { return };
+        let send = |(subject, payload)| super::try_publish(client, subject, payload);
+        self.waiting.send((peer.subject.clone(), payload), || self.is_up(), send);
     }
 
     async fn pump(self: Arc<Self>) {
-        let Some(client) = self.client() else { return };
-        loop {
-            let next = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).front().cloned();
-            let Some((subject, payload)) = next else {
-                self.pump.notified().await;
-                continue;
-            };
-            if client.publish(subject, payload).await.is_err() {
-                return;
-            }
-            self.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        if let Some(client) = self.client() {
+            self.waiting.pump(client).await;
         }
+    }
+
+    fn lock_leaving(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<()>>> {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Completes once the server has handled all that was sent to it before, and we have received all that it had sent
+    /// until then: it answers for an instance that never is. An error when the connection was lost before.
+    pub(super) async fn round_trip(&self, opener: Service) -> Option<oneshot::Receiver<()>> {
+        let client = self.client()?;
+        let id = self.next_id();
+        let (sender, passed) = oneshot::channel();
+        self.lock_leaving().insert(id, sender);
+        let reply = peer::round_trip_reply(&self.address, id);
+        // A connection lost since is noticed here or clears the entry.
+        let sent = self.is_up() && client.publish_with_reply(peer::nobody(opener), reply, Bytes::new()).await.is_ok();
+        if !sent {
+            self.lock_leaving().remove(&id);
+        }
+        Some(passed)
     }
 
     async fn demux(self: Arc<Self>, mut subscriber: Subscriber) {
@@ -291,6 +297,13 @@ impl Io {
                     let core = self.lock_streams().get(&id).cloned();
                     if let Some(core) = core {
                         core.refused(OpenError::NoInstance);
+                    }
+                }
+                Some(Absent::Nobody(id)) => {
+                    let passed = self.lock_leaving().remove(&id);
+                    if let Some(passed) = passed {
+                        // The listener may be gone.
+                        let _ = passed.send(());
                     }
                 }
                 Some(Absent::Peer(address)) => self.peer_gone(address, "the peer instance is gone"),
@@ -444,7 +457,8 @@ impl Events for Io {
         self.up.store(false, Relaxed);
         self.epoch.fetch_add(1, Relaxed);
         self.ledger.disconnects.fetch_add(1, Relaxed);
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.waiting.clear();
+        self.lock_leaving().clear();
         self.reset_all(reason, false);
         self.failing(reason);
     }

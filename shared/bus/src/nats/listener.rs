@@ -1,33 +1,62 @@
 //! The accepting side of streams on NATS.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use async_nats::{Message, Subscriber};
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use protocol::StreamKind;
+use tokio::{sync::oneshot, task::unconstrained, time::timeout};
 
 use super::{Io, Route as NatsRoute};
 use crate::{
-    BusStream, OpenHeader,
+    BusStream, OpenHeader, Service,
     frame::{self, Frame, Refusal},
     stream::{Core, Route, cost},
+    subjects::{Pattern, TABLE},
 };
+
+/// The server reads it as "at once", for it is no number that it knows, and the client as "never": it goes on taking
+/// what the server had routed to us before. Its own way to unsubscribe forgets the subscription before the server does,
+/// and drops what comes in between.
+const AT_ONCE: u64 = u64::MAX;
+/// How long the server may take to confirm.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub(crate) struct NatsListener {
-    pub(super) io: Arc<Io>,
-    pub(super) subscriber: Subscriber,
-    pub(super) kind: StreamKind,
+    io: Arc<Io>,
+    subscriber: Subscriber,
+    kind: StreamKind,
     /// An open that came out of the subscription while the connection was away: it can be answered when it is back.
-    pub(super) held: Option<Message>,
+    held: Option<Message>,
+    membership: Membership,
+}
+
+/// Of the queue group.
+#[derive(Debug)]
+enum Membership {
+    Member,
+    /// Until the server confirms: it may still have routed opens to us.
+    Leaving(oneshot::Receiver<()>),
+    /// The connection was lost before that; to be asked again.
+    Unconfirmed,
+    /// Nothing new comes into the subscription.
+    Left,
 }
 
 impl NatsListener {
+    pub(super) fn new(io: Arc<Io>, subscriber: Subscriber, kind: StreamKind) -> Self {
+        Self { io, subscriber, kind, held: None, membership: Membership::Member }
+    }
+
     /// The next stream, already accepted. None when the bus is closed or the listener was drained.
     pub(crate) async fn accept(&mut self) -> Option<(OpenHeader, BusStream)> {
         loop {
             if self.held.is_none() {
-                self.held = Some(self.subscriber.next().await?);
+                self.held = Some(self.next().await?);
             }
             if !self.io.until_up().await {
                 return None;
@@ -42,8 +71,51 @@ impl NatsListener {
 
     /// Takes no more from the queue group; what was given to this instance before still comes out of `accept`.
     pub(crate) async fn drain(&mut self) {
+        if !matches!(self.membership, Membership::Member) {
+            return;
+        }
         // Fails only when the client has ended, and then there is nothing to drain.
-        let _ = self.subscriber.drain().await;
+        let _ = self.subscriber.unsubscribe_after(AT_ONCE).await;
+        self.confirm().await;
+    }
+
+    /// Asks the server whether it knows that we left.
+    async fn confirm(&mut self) {
+        self.membership = Membership::Unconfirmed;
+        let row = TABLE.iter().find(|row| row.pattern == Pattern::Stream(self.kind));
+        let opener = row.and_then(|row| row.publishers.first()).copied().unwrap_or(Service::GatewayLink);
+        self.membership = match self.io.round_trip(opener).await {
+            Some(confirmed) => Membership::Leaving(confirmed),
+            None => Membership::Left,
+        };
+    }
+
+    async fn next(&mut self) -> Option<Message> {
+        loop {
+            match &mut self.membership {
+                Membership::Member => return self.subscriber.next().await,
+                Membership::Leaving(confirmed) => {
+                    let confirmed = tokio::select! {
+                        biased;
+                        open = self.subscriber.next() => return open,
+                        confirmed = timeout(CONFIRM_TIMEOUT, confirmed) => confirmed,
+                    };
+                    self.membership = match confirmed {
+                        Ok(Err(_)) => Membership::Unconfirmed,
+                        Ok(Ok(())) | Err(_) => Membership::Left,
+                    };
+                }
+                Membership::Unconfirmed => {
+                    if !self.io.until_up().await {
+                        return None;
+                    }
+                    self.confirm().await;
+                }
+                // What confirmed it came after every open that was routed to us, so those are here. Whether one is must
+                // not depend on how much this task has done already.
+                Membership::Left => return unconstrained(self.subscriber.next()).now_or_never().flatten(),
+            }
+        }
     }
 
     fn take(&self, message: &Message) -> Option<(OpenHeader, BusStream)> {

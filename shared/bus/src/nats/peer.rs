@@ -7,7 +7,7 @@ use std::sync::{
 
 use async_nats::Subject;
 
-use crate::subjects::STREAM_IO;
+use crate::{Service, subjects::STREAM_IO};
 
 /// Where one stream's frames go.
 #[derive(Clone, Debug)]
@@ -80,17 +80,29 @@ pub(super) fn ping_reply(address: &str, peer: &str) -> String {
     format!("{STREAM_IO}.{address}.p.{peer}")
 }
 
+/// Reply subject of what is sent to [`nobody`]; only the server's "no responders" comes here.
+pub(super) fn round_trip_reply(address: &str, id: u64) -> String {
+    format!("{STREAM_IO}.{address}.r.{id}")
+}
+
+/// A subject that we may publish to and no instance subscribes.
+pub(super) fn nobody(peers: Service) -> String {
+    format!("{STREAM_IO}.{peers}.nobody")
+}
+
 /// Whom a "no responders" is about.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Absent<'a> {
     Open(u64),
     Peer(&'a str),
+    Nobody(u64),
 }
 
 pub(super) fn absent<'a>(address: &str, subject: &'a str) -> Option<Absent<'a>> {
     let rest = subject.strip_prefix(STREAM_IO)?.strip_prefix('.')?.strip_prefix(address)?.strip_prefix('.')?;
     match rest.split_once('.')? {
         ("o", id) => id.parse().ok().map(Absent::Open),
+        ("r", id) => id.parse().ok().map(Absent::Nobody),
         ("p", peer) => Some(Absent::Peer(peer)),
         _ => None,
     }
@@ -104,6 +116,7 @@ mod tests {
     fn reads_back_its_reply_subjects() {
         let me = "gateway-link.abc";
         assert_eq!(absent(me, &open_reply(me, 7)), Some(Absent::Open(7)));
+        assert_eq!(absent(me, &round_trip_reply(me, 8)), Some(Absent::Nobody(8)));
         assert_eq!(absent(me, &ping_reply(me, "proxy-executor.x1")), Some(Absent::Peer("proxy-executor.x1")));
         assert_eq!(absent(me, "pipeops.stream.io.gateway-link.abc.d"), None);
         assert_eq!(absent(me, "other"), None);

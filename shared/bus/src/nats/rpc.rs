@@ -121,7 +121,7 @@ impl NatsBus {
         let group = self.service.as_str().to_owned();
         let subscriber =
             client.queue_subscribe(subjects::stream_open(kind), group).await.map_err(|_| ServeError::Closed)?;
-        Ok(NatsListener { io: Arc::clone(io), subscriber, kind, held: None })
+        Ok(NatsListener::new(Arc::clone(io), subscriber, kind))
     }
 }
 

@@ -50,6 +50,8 @@ struct State {
     last_grant: Instant,
     next_in: u32,
     fin_in: bool,
+    /// The reader has seen the end.
+    fin_read: bool,
 
     credit: u32,
     next_out: u32,
@@ -58,7 +60,9 @@ struct State {
     route: Option<Route>,
     opening: Option<oneshot::Sender<Result<(), OpenError>>>,
     reset: Option<Arc<str>>,
+    /// Who waits for bytes, or, unless `reads`, only for a reset.
     reader: Option<Waker>,
+    reads: bool,
     writer: Option<Waker>,
 }
 
@@ -94,6 +98,7 @@ impl Core {
             last_grant: Instant::now(),
             next_in: 0,
             fin_in: false,
+            fin_read: false,
             credit: 0,
             next_out: 0,
             fin_out: false,
@@ -101,6 +106,7 @@ impl Core {
             opening: None,
             reset: None,
             reader: None,
+            reads: false,
             writer: None,
         };
         Self { id, ledger, dead: AtomicBool::new(false), state: Mutex::new(state) }
@@ -203,7 +209,7 @@ impl Core {
             state.push(bytes, cost);
         }
         state.fin_in |= fin;
-        let reader = state.reader.take();
+        let reader = if std::mem::take(&mut state.reads) { state.reader.take() } else { None };
         drop(state);
         wake(reader);
         wake(writer);
@@ -270,12 +276,27 @@ impl Core {
             return Poll::Ready(Ok(Some((bytes, credit))));
         }
         if state.fin_in {
+            state.fin_read = true;
             return Poll::Ready(Ok(None));
         }
         if let Some(reason) = &state.reset {
             return Poll::Ready(Err(Arc::clone(reason)));
         }
         register(&mut state.reader, cx);
+        state.reads = true;
+        Poll::Pending
+    }
+
+    /// Why the stream was reset, once it is. Takes the reader's place: nobody is woken for bytes any more.
+    pub(crate) fn poll_reset(&self, cx: &mut Context<'_>) -> Poll<Arc<str>> {
+        let mut state = self.lock();
+        // All that the peer had to say is here: what came after it takes nothing away.
+        let whole = state.fin_in && !state.fin_read;
+        if let Some(reason) = state.reset.as_ref().filter(|_| !whole) {
+            return Poll::Ready(Arc::clone(reason));
+        }
+        register(&mut state.reader, cx);
+        state.reads = false;
         Poll::Pending
     }
 
@@ -326,7 +347,7 @@ impl Core {
 impl State {
     fn push(&mut self, bytes: Bytes, cost: u32) {
         // A reader that waits takes the bytes at once; otherwise a small piece would hold its whole network buffer.
-        let waits = !self.queue.is_empty() || !self.tail.is_empty() || self.reader.is_none();
+        let waits = !self.queue.is_empty() || !self.tail.is_empty() || !self.reads;
         if waits && bytes.len() < TINY {
             self.tail.extend_from_slice(&bytes);
             self.tail_cost = self.tail_cost.saturating_add(cost);

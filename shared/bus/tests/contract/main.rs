@@ -29,11 +29,13 @@ macro_rules! contract {
 }
 
 mod child;
+mod draining;
 mod faults;
 mod harness;
 mod load;
 mod permissions;
 mod requests;
+mod resets;
 mod server;
 mod streams;
 mod wire;

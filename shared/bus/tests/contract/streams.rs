@@ -30,7 +30,6 @@ contract! {
     two_thousand_streams_leave_nothing
     an_abandoned_open_leaves_nothing
     random_pieces_both_ways_arrive_in_order
-    a_reader_can_be_sent_from
     a_dropped_bus_ends_its_streams
     a_closed_bus_says_so
 }
@@ -311,37 +310,6 @@ async fn exchange(stream: BusStream, send: u64, expect: u64) {
         assert!(all == pattern(expect, TOTAL), "the bytes differ, {} of {TOTAL}", all.len());
     };
     tokio::join!(writing, reading);
-}
-
-async fn a_reader_can_be_sent_from(backend: &Backend) {
-    let (link, executor) = (backend.bus(Service::GatewayLink).await, backend.bus(Service::ProxyExecutor).await);
-    let mut listener = executor.listen(StreamKind::Kube).await.unwrap();
-    let (mut opener, mut acceptor) = pair(&link, &mut listener).await;
-    let (mut far, mut near) = tokio::io::duplex(10_000);
-    let copying = tokio::spawn(async move {
-        loop {
-            let read = std::future::poll_fn(|cx| opener.poll_send_from(cx, std::pin::Pin::new(&mut near))).await;
-            if read.unwrap() == 0 {
-                opener.shutdown().await.unwrap();
-                return opener;
-            }
-        }
-    });
-    // A single small piece must not wait for more.
-    far.write_all(b"small").await.unwrap();
-    let mut five = [0; 5];
-    within(SOON, "a small piece goes at once", acceptor.read_exact(&mut five)).await.unwrap();
-    let bytes = pattern(5, 3 << 20);
-    let sent = bytes.clone();
-    let feeding = tokio::spawn(async move {
-        far.write_all(&sent).await.unwrap();
-        drop(far);
-    });
-    let mut all = Vec::new();
-    within(SOON, "the reader's end", acceptor.read_to_end(&mut all)).await.unwrap();
-    assert!(all == bytes, "{} of {} bytes", all.len(), bytes.len());
-    feeding.await.unwrap();
-    drop(copying.await.unwrap());
 }
 
 async fn a_dropped_bus_ends_its_streams(backend: &Backend) {

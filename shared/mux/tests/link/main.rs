@@ -12,4 +12,5 @@ mod ends;
 mod harness;
 mod hostile;
 mod load;
+mod resets;
 mod streams;

@@ -4,6 +4,7 @@ mod absent;
 mod cut;
 mod refused;
 mod restarts;
+mod revoked;
 mod show;
 
 use e2e::{Turns, cases};
@@ -14,6 +15,7 @@ fn main() -> ExitCode {
         refused::an_unknown_cluster_is_named,
         refused::a_bad_token_is_said_to_be_bad,
         refused::a_revoked_token_stops_working,
+        revoked::a_watch_breaks_off_when_its_token_is_revoked_and_no_other_does,
         refused::a_token_for_other_clusters_is_refused,
         refused::impersonation_is_refused_with_the_reason,
         refused::a_user_without_rights_reads_what_the_api_server_says,

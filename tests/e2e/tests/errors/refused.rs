@@ -69,6 +69,15 @@ pub async fn a_token_for_other_clusters_is_refused(lab: Arc<Lab>) -> Result<()> 
     let user = lab.kubectl_with_token("elsewhere", &token)?;
     let said = failure(&user, &["get", "--raw", "/api/v1/pods"]).await?;
     ensure!(said == r#"Error from server (Forbidden): this token does not reach cluster "lab""#, "{said}");
+    // Nothing shows whether there is such a cluster, except of one that the token does reach.
+    for (name, wanted) in [
+        ("typo", r#"Error from server (Forbidden): this token does not reach cluster "typo""#),
+        ("other", r#"Error from server (NotFound): cluster "other" is not known to this control plane"#),
+    ] {
+        let server = format!("--server={}", lab.proxy_url()?.replace("/lab/", &format!("/{name}/")));
+        let said = failure(&user, &["get", "--raw", "/api/v1/pods", &server]).await?;
+        ensure!(said == wanted, "{said}");
+    }
     Ok(())
 }
 

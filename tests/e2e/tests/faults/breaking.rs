@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use e2e::{
-    Protocol,
+    Front, Protocol,
     client::Target,
     load::{Job, Load},
     stage::Stage,
@@ -23,13 +23,30 @@ const RESUMES: Duration = Duration::from_secs(15);
 const SHOWS: Duration = Duration::from_secs(2);
 /// Longer than the bus and its clients wait for a silent peer, shorter than a link does.
 const FROZEN: Duration = Duration::from_secs(4);
+/// How long the API server may take to notice that etcd is away.
+const MISSED: Duration = Duration::from_secs(10);
 const SIZE: u64 = 3 << 20;
+
+const EACH: [&str; 8] = [
+    "proxy-executor",
+    "gateway-link",
+    "nats-server",
+    "state-keeper",
+    "etcd",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "control-plane",
+];
+/// Not on the way of a request.
+const HARMLESS: [&str; 2] = ["state-keeper", "kube-controller-manager"];
+/// How soon these serve again is theirs; what is ours begins when the API server answers.
+const KUBERNETES: [&str; 2] = ["etcd", "kube-apiserver"];
 
 pub async fn each_process_killed_and_restarted_under_load(stage: &Stage) -> Result<()> {
     let load = load(stage).await?;
-    for name in ["proxy-executor", "gateway-link", "nats-server", "state-keeper", "kube-apiserver", "control-plane"] {
+    for name in EACH {
         let processes = of_both(stage, name)?;
-        fault(stage, &load, &format!("{name} killed"), name == "state-keeper", async || {
+        fault(stage, &load, &format!("{name} killed"), HARMLESS.contains(&name), async || {
             for process in &processes {
                 process.get().kill().await?;
             }
@@ -39,16 +56,44 @@ pub async fn each_process_killed_and_restarted_under_load(stage: &Stage) -> Resu
                 Ok(())
             });
             let _not_every_fault_shows = noticed.await;
+            if name == "etcd" {
+                without_etcd_the_api_says_the_same_both_ways(stage).await?;
+            }
             for process in &processes {
                 process.get().start().await?;
             }
-            if name == "kube-apiserver" {
-                stage.process(name)?.wait_ready(Duration::from_secs(30)).await?;
+            if KUBERNETES.contains(&name) {
+                stage.process("kube-apiserver")?.wait_ready(Duration::from_secs(30)).await?;
             }
             Ok(())
         })
         .await?;
     }
+    Ok(())
+}
+
+/// The API server is there: what it can still answer, and how it fails, is what the user sees.
+async fn without_etcd_the_api_says_the_same_both_ways(stage: &Stage) -> Result<()> {
+    let fronts = [Front::direct(&stage.lab, Protocol::Http2)?, Front::through(&stage.lab, Protocol::Http2)?];
+    let answers = async |path: &str| -> Result<(u16, String)> {
+        let answer = async |front: &Front| -> Result<(u16, String)> {
+            let response = front.get(path).send().await.with_context(|| path.to_owned())?;
+            Ok((response.status().as_u16(), response.text().await?))
+        };
+        let [direct, through] = &fronts;
+        let (direct, through) = tokio::try_join!(answer(direct), answer(through))?;
+        ensure!(direct == through, "{path}: straight {direct:?}, through the agent {through:?}");
+        Ok(direct)
+    };
+    // It takes the API server a moment to say so.
+    until("the API server to miss etcd", MISSED, || async {
+        let (status, body) = answers("/readyz/etcd").await?;
+        ensure!(status == 500, "{status}: {body}");
+        Ok(())
+    })
+    .await?;
+    let (status, body) = answers("/api/v1/namespaces/default/configmaps/faults?resourceVersion=0").await?;
+    ensure!(status == 200, "from the API server's cache: {status}: {body}");
     Ok(())
 }
 

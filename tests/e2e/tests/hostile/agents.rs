@@ -209,3 +209,18 @@ pub async fn a_link_that_breaks_the_rules_is_closed_and_nobody_else_notices(stag
     closed(&mut socket).await.context("no yamux")?;
     others.are_well(stage).await
 }
+
+pub async fn an_agent_that_is_too_old_for_requests_is_said_to_be_so(stage: &Stage) -> Result<()> {
+    let others = Others::now(stage).await?;
+    let token = stage.lab.create_token(&["--agent", "--cluster", "older"]).await?;
+    let mut socket = link(stage, &token).await?;
+    let register = r#"{"type":"register","payload":{"agent_id":"agent-0123","agent_version":"1.4.0","name":"older"}}"#;
+    socket.send(Message::text(register)).await?;
+    hear(&mut socket, &["gateway_hello"]).await?;
+    socket.send(Message::text(r#"{"type":"gateway_hello_ack","payload":{"use_yamux":true}}"#)).await?;
+    let target = Target::new(&stage.lab, "older")?;
+    let response = target.http(e2e::Protocol::Http1)?.get(target.url("/api/v1/pods")).send().await?;
+    let (status, said) = (response.status(), response.text().await?);
+    ensure!(status == 503 && said.contains("agent-0123") && said.contains("older protocol"), "{status}: {said}");
+    others.are_well(stage).await
+}

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     // The longest first: they have the others beside them.
     let cases = cases![
-        watches::a_watch_that_is_silent_for_a_minute_is_not_cut,
+        watches::a_watch_of_minutes_shows_each_event_at_once_and_nothing_between,
         large::five_thousand_objects_are_listed_alike_paged_and_unpaged,
         charts::helm_installs_upgrades_rolls_back_and_uninstalls_alike,
         changes::definitions_and_their_objects_are_alike,

@@ -13,8 +13,9 @@ use std::{
 
 /// Far above what one event takes on a busy machine, far below what a buffer or a timer would make of it.
 const EVENT_WITHIN: Duration = Duration::from_secs(5);
-/// Longer than every timeout on the way: the longest is that of idle connections, 60 s.
-const SILENCE: Duration = Duration::from_secs(63);
+/// Seconds without an event, about two minutes together. The last is longer than every timeout on the way: the longest is that of idle
+/// connections, 60 s.
+const GAPS: [u64; 8] = [1, 2, 3, 5, 8, 13, 20, 63];
 
 async fn change(front: &Front, namespace: &str, method: Method, name: &str, body: &str) -> Result<()> {
     let base = format!("/api/v1/namespaces/{namespace}/configmaps");
@@ -59,19 +60,28 @@ pub async fn events_arrive_one_by_one(lab: Arc<Lab>) -> Result<()> {
     Ok(())
 }
 
-pub async fn a_watch_that_is_silent_for_a_minute_is_not_cut(lab: Arc<Lab>) -> Result<()> {
+pub async fn a_watch_of_minutes_shows_each_event_at_once_and_nothing_between(lab: Arc<Lab>) -> Result<()> {
     prepare::namespace(&lab, "silent").await?;
     let api = Front::direct(&lab, Protocol::Http2)?;
     let mut kubectl = Lines::of(lab.proxied()?, &["get", "configmaps", "-n", "silent", "-w", "-o", "name"])?;
     ensure!(kubectl.next(EVENT_WITHIN).await? == "configmap/kube-root-ca.crt", "the first line");
     let mut one = Events::start(&lab, "silent", Protocol::Http1).await?;
     let mut two = Events::start(&lab, "silent", Protocol::Http2).await?;
-    tokio::try_join!(kubectl.silent_for(SILENCE), one.silent_for(SILENCE), two.silent_for(SILENCE))?;
-    change(&api, "silent", Method::POST, "late", r#"{"metadata":{"name":"late"}}"#).await?;
-    ensure!(kubectl.next(EVENT_WITHIN).await? == "configmap/late", "the line after the silence");
-    for events in [&mut one, &mut two] {
-        let event = events.next(EVENT_WITHIN).await?;
-        ensure!(event.pointer("/object/metadata/name").and_then(Value::as_str) == Some("late"), "{event}");
+    for gap in GAPS {
+        let context = || format!("the gap of {gap} s");
+        let silence = Duration::from_secs(gap);
+        tokio::try_join!(kubectl.silent_for(silence), one.silent_for(silence), two.silent_for(silence))
+            .with_context(context)?;
+        let name = format!("after-{gap}");
+        change(&api, "silent", Method::POST, &name, &format!(r#"{{"metadata":{{"name":"{name}"}}}}"#)).await?;
+        let (line, one, two) =
+            tokio::try_join!(kubectl.next(EVENT_WITHIN), one.next(EVENT_WITHIN), two.next(EVENT_WITHIN))
+                .with_context(context)?;
+        ensure!(line == format!("configmap/{name}"), "after {}: {line:?}", context());
+        for event in [one, two] {
+            let found = event.pointer("/object/metadata/name").and_then(Value::as_str);
+            ensure!(found == Some(name.as_str()), "after {}: {event}", context());
+        }
     }
     Ok(())
 }

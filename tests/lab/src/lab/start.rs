@@ -134,7 +134,8 @@ impl Start {
                 Api { server, admin: tool.clone(), direct: tool }
             }
             None => {
-                let cluster = Cluster::prepare(self.folder.path(), &self.parts)?;
+                let traces = self.options.api_server_traces;
+                let cluster = Cluster::prepare(self.folder.path(), &self.parts, traces)?;
                 for spec in [&cluster.etcd, &cluster.apiserver, &cluster.controller_manager] {
                     self.start(spec.clone()).await?.wait_ready(READY_WITHIN).await?;
                 }

@@ -1,44 +1,34 @@
 //! Binaries that are here already.
 
-use super::{Binary, Fit, Found, Version};
-use std::{
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
-};
+use super::{Binary, Found, cache::Places, version::Version};
+use std::{os::unix::fs::PermissionsExt, path::Path, process::Stdio, time::Duration};
 use tokio::process::Command;
 
 /// A program that has not said its version by then is not what it is called.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// The first fitting one of `$KUBEBUILDER_ASSETS` and `PATH`.
-pub(super) async fn installed(binary: &'static Binary) -> Option<Found> {
-    let (arguments, fit) = binary.version?;
-    for (source, path) in candidates(binary.name) {
-        if let Some(version) = fitting(&path, arguments, fit).await {
+pub(super) async fn installed(binary: &Binary, places: &Places) -> Option<Found> {
+    let assets = places.assets.iter().map(|folder| ("KUBEBUILDER_ASSETS", folder));
+    let path = places.path.iter().map(|folder| ("PATH", folder));
+    for (source, folder) in assets.chain(path) {
+        let path = folder.join(binary.name);
+        if is_executable(&path)
+            && let Some(version) = fitting(binary, &path).await
+        {
             return Some(Found { binary: binary.name, version: version.to_string(), source, path });
         }
     }
     None
 }
 
-fn candidates(name: &str) -> Vec<(&'static str, PathBuf)> {
-    let assets = std::env::var_os("KUBEBUILDER_ASSETS").into_iter().map(|folder| ("KUBEBUILDER_ASSETS", folder.into()));
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let path = std::env::split_paths(&path).map(|folder| ("PATH", folder)).collect::<Vec<(_, PathBuf)>>();
-    assets
-        .chain(path)
-        .map(|(source, folder): (_, PathBuf)| (source, folder.join(name)))
-        .filter(|(_, file)| is_executable(file))
-        .collect()
-}
-
 pub(super) fn is_executable(file: &Path) -> bool {
     file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }
 
-async fn fitting(file: &Path, arguments: &[&str], fit: Fit) -> Option<Version> {
+/// The version the file says it has, when it fits.
+pub(super) async fn fitting(binary: &Binary, file: &Path) -> Option<Version> {
+    let (arguments, fit) = binary.version?;
     let mut command = Command::new(file);
     command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
     let output = tokio::time::timeout(ANSWER_WITHIN, command.output()).await.ok()?.ok()?;

@@ -24,15 +24,16 @@ volumes:
     secret:
       secretName: {{ include "pipeops.name" . }}
       defaultMode: 0440
-{{- if .root.Values.bus.existingSecret }}
 env:
+  GOMAXPROCS: {{ .values.maxProcs }}
+  {{- if .root.Values.bus.existingSecret }}
   {{- range $user := keys .users | sortAlpha }}
   BUS_PASSWORD_{{ $user | upper | replace "-" "_" }}:
     secretKeyRef:
       name: {{ $.root.Values.bus.existingSecret }}
       key: {{ $user }}
   {{- end }}
-{{- end }}
+  {{- end }}
 checksum: {{ $conf | sha256sum }}
 ingress:
   - from:

@@ -1,0 +1,110 @@
+use std::time::Duration;
+
+use futures::{SinkExt as _, StreamExt as _};
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest as _};
+
+use crate::control_plane::{ControlPlane, SOON, ca, get, token};
+
+type Link = WebSocketStream<TlsStream<TcpStream>>;
+
+async fn dial(server: &ControlPlane, ca: &str, token: &str) -> Link {
+    let mut request = "wss://localhost/api/v1/clusters/agent/ws".into_client_request().unwrap();
+    request.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+    tokio_tungstenite::client_async(request, server.connect(ca).await.unwrap()).await.unwrap().0
+}
+
+async fn say(link: &mut Link, kind: &str, payload: Value) {
+    let mut message = serde_json::Map::new();
+    message.insert("type".to_owned(), kind.into());
+    message.insert("payload".to_owned(), payload);
+    message.insert("timestamp".to_owned(), "2026-01-01T00:00:00Z".into());
+    link.send(Message::text(Value::Object(message).to_string())).await.unwrap();
+}
+
+/// The payload of the next message of this type.
+async fn hear(link: &mut Link, kind: &str) -> Value {
+    let heard = timeout(SOON, async {
+        loop {
+            let Message::Text(text) = link.next().await.expect("the link ends").unwrap() else { continue };
+            let mut message: Value = serde_json::from_str(&text).unwrap();
+            if message["type"] == kind {
+                return message["payload"].take();
+            }
+        }
+    });
+    heard.await.unwrap_or_else(|_| panic!("no {kind}"))
+}
+
+/// What the first cluster of the list looks like once it is `wanted`.
+async fn cluster(server: &ControlPlane, ca: &str, user: &str, wanted: fn(&Value) -> bool) -> Value {
+    let mut connection = server.connect(ca).await.unwrap();
+    let mut last = Value::Null;
+    let seen = timeout(SOON, async {
+        loop {
+            let list: Value = serde_json::from_str(&get(&mut connection, "/api/v1/clusters", user).await.1).unwrap();
+            last = list["clusters"][0].clone();
+            if wanted(&last) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    seen.await.unwrap_or_else(|_| panic!("it is {last}"));
+    last
+}
+
+#[tokio::test]
+async fn an_agent_of_the_older_protocol_is_said_to_be_there_and_too_old() {
+    let place = tempfile::tempdir().unwrap();
+    let data = place.path();
+    let server = ControlPlane::start(data, &[]).await;
+    let ca = ca(data);
+    let user = token(data, &["create", "--user", "ana"]).await;
+    let secret = token(data, &["create", "--agent", "--cluster", "prod"]).await;
+    let mut link = dial(&server, &ca, &secret).await;
+    let register = r#"{"agent_id": "agent-0123", "name": "prod", "agent_version": "1.4.0", "features": {"supports_streaming": true}}"#;
+    say(&mut link, "register", serde_json::from_str(register).unwrap()).await;
+    let registered = hear(&mut link, "register_success").await;
+    assert!(registered["cluster_id"].is_string() && registered["status"] == "active", "{registered}");
+    assert_eq!(hear(&mut link, "gateway_hello").await["use_yamux"], true);
+    say(&mut link, "gateway_hello_ack", serde_json::from_str(r#"{"use_yamux": true}"#).unwrap()).await;
+    // It is served as ever.
+    say(&mut link, "heartbeat", serde_json::from_str(r#"{"cluster_id": "x", "agent_id": "agent-0123"}"#).unwrap())
+        .await;
+    hear(&mut link, "heartbeat_ack").await;
+
+    let there = cluster(&server, &ca, &user, |cluster| cluster["status"] == "connected").await;
+    let why = there["unreachable"].as_str().unwrap();
+    assert!(why.contains("agent-0123") && why.contains("1.4.0") && why.contains("older protocol"), "{there}");
+    assert_eq!((&there["links"], &there["agent_versions"][0]), (&Value::from(0), &Value::from("1.4.0")));
+    drop(link);
+    let gone = cluster(&server, &ca, &user, |cluster| cluster["status"] == "disconnected").await;
+    assert!(gone["unreachable"].as_str().unwrap().contains("is offline"), "{gone}");
+}
+
+#[tokio::test]
+async fn a_revoked_token_ends_its_agents_link() {
+    let place = tempfile::tempdir().unwrap();
+    let data = place.path();
+    let server = ControlPlane::start(data, &[]).await;
+    let secret = token(data, &["create", "--agent", "--cluster", "prod"]).await;
+    let mut link = dial(&server, &ca(data), &secret).await;
+    say(&mut link, "register", serde_json::from_str(r#"{"agent_id": "a", "capabilities": ["streams/2"]}"#).unwrap())
+        .await;
+    hear(&mut link, "register_success").await;
+    token(data, &["revoke", &secret]).await;
+    let closed = timeout(SOON, async {
+        loop {
+            if let Message::Close(frame) = link.next().await.expect("it ends without a word").unwrap() {
+                return frame.expect("no reason");
+            }
+        }
+    });
+    let frame = closed.await.expect("the link stays up");
+    assert_eq!((u16::from(frame.code), frame.reason.as_str()), (1008, "token revoked"));
+}

@@ -1,0 +1,97 @@
+//! A control plane of the test's own, and what clients ask it.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
+use rustls::{ClientConfig, RootCertStore};
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::net::TcpStream;
+use tokio::process::{Child, ChildStderr, Command};
+use tokio::time::timeout;
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+pub const SOON: Duration = Duration::from_secs(20);
+
+pub struct ControlPlane {
+    // Killed when dropped.
+    _process: Child,
+    log: Lines<BufReader<ChildStderr>>,
+    address: String,
+}
+
+impl ControlPlane {
+    pub async fn start(data: &Path, settings: &[(&str, &Path)]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_control-plane"));
+        command.arg("serve").env_clear().env("PIPEOPS_DATA_DIR", data).envs(settings.iter().copied());
+        command.env("PIPEOPS_LISTEN", "127.0.0.1:0").env("PIPEOPS_SERVER_LISTEN", "127.0.0.1:0");
+        let mut process = command.stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+        let log = BufReader::new(process.stderr.take().unwrap()).lines();
+        let mut this = Self { _process: process, log, address: String::new() };
+        let listens = this.says("control plane listens").await;
+        listens["address"].as_str().unwrap().clone_into(&mut this.address);
+        this
+    }
+
+    /// The next event of the log that says this.
+    pub async fn says(&mut self, message: &str) -> Value {
+        let mut before = Vec::new();
+        let found = timeout(SOON, async {
+            while let Some(line) = self.log.next_line().await.unwrap() {
+                let event: Value = serde_json::from_str(&line).unwrap();
+                if event["message"].as_str().is_some_and(|said| said.contains(message)) {
+                    return Some(event);
+                }
+                before.push(line);
+            }
+            None
+        });
+        found.await.ok().flatten().unwrap_or_else(|| panic!("no {message:?} in\n{}", before.join("\n")))
+    }
+
+    /// A connection that trusts this certificate alone.
+    pub async fn connect(&self, ca: &str) -> std::io::Result<TlsStream<TcpStream>> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap()).unwrap();
+        let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let tcp = TcpStream::connect(&self.address).await?;
+        TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").unwrap(), tcp).await
+    }
+}
+
+/// The CA of a control plane that made its own.
+pub fn ca(data: &Path) -> String {
+    std::fs::read_to_string(data.join("tls/ca.crt")).unwrap()
+}
+
+/// Status and body of a GET; the connection stays open.
+pub async fn get(stream: &mut TlsStream<TcpStream>, path: &str, token: &str) -> (u16, String) {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: cp\r\nauthorization: Bearer {token}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    let head = loop {
+        assert!(timeout(SOON, stream.read_buf(&mut answer)).await.unwrap().unwrap() > 0, "no answer");
+        if let Some(end) = answer.windows(4).position(|w| w == b"\r\n\r\n") {
+            break end + 4;
+        }
+    };
+    let text = String::from_utf8_lossy(&answer[..head]).to_lowercase();
+    let length: usize =
+        text.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap().trim().parse().unwrap();
+    while answer.len() < head + length {
+        assert!(timeout(SOON, stream.read_buf(&mut answer)).await.unwrap().unwrap() > 0, "half an answer");
+    }
+    let status = text.split_whitespace().nth(1).unwrap().parse().unwrap();
+    (status, String::from_utf8(answer.split_off(head)).unwrap())
+}
+
+/// What `control-plane token ...` prints.
+pub async fn token(data: &Path, args: &[&str]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_control-plane"));
+    let output = command.args(["token"]).args(args).env_clear().env("PIPEOPS_DATA_DIR", data).output().await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}

@@ -1,0 +1,74 @@
+//! The one answer that this hop gives itself: it speaks no HTTP otherwise, but a request that found no executor must
+//! reach the user as a `Status`, not as a bare close.
+
+use std::io;
+use std::time::Duration;
+
+use bus::OpenError;
+use mux::MuxStream;
+use protocol::Status;
+use protocol::status::shows_no_status;
+use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
+
+/// How long the rest of a refused request may take to end.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Answers the request that waits on the stream and begins with `first`.
+pub async fn refuse(mut stream: MuxStream, error: &OpenError, first: &[u8]) -> io::Result<()> {
+    stream.write_all(&answer(error, asks_what_shows_no_status(first))).await?;
+    stream.shutdown().await?;
+    // The rest of the request is read and dropped, so that the answer is not overtaken by a reset.
+    let drained = timeout(DRAIN_TIMEOUT, async {
+        while stream.chunk().await?.is_some() {}
+        Ok(())
+    })
+    .await;
+    drained.unwrap_or(Ok(()))
+}
+
+/// `unread`: the client shows nobody the body.
+fn answer(error: &OpenError, unread: bool) -> Vec<u8> {
+    let reason = match error {
+        OpenError::NoInstance => "no proxy-executor is running in the cluster".to_owned(),
+        other => other.to_string(),
+    };
+    let status = Status::unavailable(format!("the request did not reach the cluster's API server: {reason}"));
+    let body = status.to_json();
+    let mut answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: {}\r\ncontent-length: {}\r\nconnection: close\r\n",
+        protocol::status::CONTENT_TYPE,
+        body.len()
+    )
+    .into_bytes();
+    if let Some(warning) = status.to_warning().filter(|_| unread) {
+        answer.extend_from_slice(b"warning: ");
+        answer.extend_from_slice(warning.as_bytes());
+        answer.extend_from_slice(b"\r\n");
+    }
+    answer.extend_from_slice(b"\r\n");
+    answer.extend_from_slice(&body);
+    answer
+}
+
+/// Whether the request that begins like this is one whose answer is better given as a warning. The beginning of its
+/// first line is all that this hop ever reads of a request, and only once the request is refused.
+fn asks_what_shows_no_status(first: &[u8]) -> bool {
+    let path = first.strip_prefix(b"GET ").and_then(|rest| rest.split(|byte| matches!(byte, b' ' | b'?')).next());
+    path.and_then(|path| std::str::from_utf8(path).ok()).is_some_and(shows_no_status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::asks_what_shows_no_status;
+
+    #[test]
+    fn questions_about_the_api_itself_are_known_by_their_first_bytes() {
+        for first in ["GET /version HTTP/1.1\r\n", "GET /api?timeout=32s HTTP/1.1\r\n", "GET /apis HTTP/1.1"] {
+            assert!(asks_what_shows_no_status(first.as_bytes()), "{first}");
+        }
+        for first in ["GET /api/v1 HTTP/1.1", "POST /api HTTP/1.1", "GET", "", "GET \u{ff} "] {
+            assert!(!asks_what_shows_no_status(first.as_bytes()), "{first}");
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! The two ends of a link over a real TCP connection; what the agent's end gets is forwarded to a bus.
+
+use std::fmt::Debug;
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use bus::Bus;
+use gateway_link::{Forwarder, Metrics};
+use mux::{Config, Incoming, Link, MuxStream, Role, Windows};
+use protocol::{StreamHeader, StreamId, StreamKind};
+use runtime::Tracer;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio_tungstenite::{accept_async_with_config, client_async_with_config};
+
+pub async fn soon<F: Future>(what: &str, future: F) -> F::Output {
+    match tokio::time::timeout(Duration::from_secs(20), future).await {
+        Ok(output) => output,
+        Err(_) => panic!("waited 20 s for {what}"),
+    }
+}
+
+/// Looks until `check` succeeds; fails with what it said last.
+pub async fn eventually<T, E: Debug>(limit: Duration, what: &str, mut check: impl FnMut() -> Result<T, E>) -> T {
+    let begun = Instant::now();
+    loop {
+        match check() {
+            Ok(value) => return value,
+            Err(last) if begun.elapsed() > limit => panic!("not within {limit:?}: {what}; last: {last:?}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(2)).await,
+        }
+    }
+}
+
+/// The agent's end: forwards until the link ends.
+pub async fn agent(socket: TcpStream, bus: Bus) {
+    socket.set_nodelay(true).unwrap();
+    let config = Config::default();
+    let (socket, _) =
+        client_async_with_config("ws://link.test/", socket, Some(config.websocket())).await.expect("a handshake");
+    let (link, Incoming { mut streams, control: _control }, driver) = mux::start(socket, Role::Agent, config);
+    link.start_streams(Windows::Fixed);
+    let forwarder = Forwarder { bus, tracer: Tracer::disabled(), metrics: std::sync::Arc::new(Metrics::default()) };
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        driver.await;
+    });
+    loop {
+        tokio::select! {
+            stream = streams.recv() => match stream {
+                Some(stream) => tasks.spawn(forwarder.clone().forward(stream)),
+                None => return,
+            },
+            Some(_ended) = tasks.join_next() => continue,
+        };
+    }
+}
+
+/// The control plane's end.
+pub struct ControlPlane {
+    pub link: Link,
+    _incoming: Incoming,
+    _driver: JoinSet<()>,
+}
+
+impl ControlPlane {
+    pub async fn accept(socket: TcpStream) -> Self {
+        socket.set_nodelay(true).unwrap();
+        let config = Config::default();
+        let socket = accept_async_with_config(socket, Some(config.websocket())).await.expect("a handshake");
+        let (link, incoming, driver) = mux::start(socket, Role::ControlPlane, config);
+        link.start_streams(Windows::Fixed);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            driver.await;
+        });
+        Self { link, _incoming: incoming, _driver: tasks }
+    }
+
+    /// A stream that begins with `request`.
+    pub async fn stream(&self, request: &[u8]) -> MuxStream {
+        let header = StreamHeader {
+            kind: StreamKind::Kube,
+            target: None,
+            id: StreamId::new("r-1").unwrap(),
+            traceparent: None,
+            deadline: None,
+        };
+        let mut stream = soon("a stream", self.link.open()).await.unwrap();
+        let mut first = header.encode_v2();
+        first.extend_from_slice(request);
+        stream.write_all(&first).await.unwrap();
+        stream
+    }
+}

@@ -1,0 +1,150 @@
+//! [`Stats`](crate::Stats) of a process's links for whoever scrapes, over all links that were and are.
+
+use std::sync::{Arc, Mutex, atomic::Ordering};
+
+use opentelemetry::{
+    KeyValue,
+    metrics::{Meter, ObservableGauge},
+};
+
+use crate::{
+    link::Link,
+    state::{Shared, lock},
+};
+
+/// The metrics of all links that it is told of. Keeps no link alive.
+#[derive(Clone, Debug)]
+pub struct LinkMetrics(Arc<Mutex<Links>>);
+
+#[derive(Debug, Default)]
+struct Links {
+    live: Vec<Arc<Shared>>,
+    /// Of links that have ended.
+    ended: Totals,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Totals {
+    streams: u64,
+    refused: u64,
+    bytes_in: u64,
+    bytes_out: u64,
+    rtt_millis: u64,
+}
+
+impl LinkMetrics {
+    /// Registers `<prefix>_link_streams`, `_link_streams_refused_total`, `_link_bytes_total{direction}` and
+    /// `_link_round_trip_milliseconds` (the longest of the last ones).
+    #[must_use]
+    pub fn register(meter: &Meter, prefix: &str) -> Self {
+        let metrics = Self(Arc::default());
+        metrics.gauge(meter, format!("{prefix}_link_streams"), "Streams open on the link", |totals| totals.streams);
+        metrics.gauge(
+            meter,
+            format!("{prefix}_link_round_trip_milliseconds"),
+            "Round trip of the last answered ping",
+            |totals| totals.rtt_millis,
+        );
+        let links = Arc::clone(&metrics.0);
+        let _refused = meter
+            .u64_observable_counter(format!("{prefix}_link_streams_refused"))
+            .with_description("Streams of the peer that were reset at once because of the cap")
+            .with_callback(move |observer| observer.observe(lock(&links).totals().refused, &[]))
+            .build();
+        let links = Arc::clone(&metrics.0);
+        let _bytes = meter
+            .u64_observable_counter(format!("{prefix}_link_bytes"))
+            .with_description("Payload bytes of the link's WebSocket messages")
+            .with_callback(move |observer| {
+                let totals = lock(&links).totals();
+                observer.observe(totals.bytes_in, &[KeyValue::new("direction", "in")]);
+                observer.observe(totals.bytes_out, &[KeyValue::new("direction", "out")]);
+            })
+            .build();
+        metrics
+    }
+
+    /// From now on `link` counts.
+    pub fn watch(&self, link: &Link) {
+        let mut links = lock(&self.0);
+        links.settle();
+        links.live.push(Arc::clone(&link.shared));
+    }
+
+    fn gauge(
+        &self,
+        meter: &Meter,
+        name: String,
+        description: &'static str,
+        value: fn(&Totals) -> u64,
+    ) -> ObservableGauge<u64> {
+        let links = Arc::clone(&self.0);
+        meter
+            .u64_observable_gauge(name)
+            .with_description(description)
+            .with_callback(move |observer| observer.observe(value(&lock(&links).totals()), &[]))
+            .build()
+    }
+}
+
+impl Links {
+    /// Takes over the counts of links that have ended.
+    fn settle(&mut self) {
+        let ended = &mut self.ended;
+        self.live.retain(|link| {
+            let is_over = link.why_closed().is_some() && link.counters.open_streams.load(Ordering::Relaxed) == 0;
+            if is_over {
+                ended.add(link);
+            }
+            !is_over
+        });
+        (ended.streams, ended.rtt_millis) = (0, 0);
+    }
+
+    fn totals(&mut self) -> Totals {
+        self.settle();
+        let mut totals = self.ended;
+        for link in &self.live {
+            totals.add(link);
+        }
+        totals
+    }
+}
+
+impl Totals {
+    fn add(&mut self, link: &Shared) {
+        let stats = link.counters.read();
+        let rtt = stats.rtt.map_or(0, |rtt| u64::try_from(rtt.as_millis()).unwrap_or(u64::MAX));
+        self.streams += u64::try_from(stats.open_streams).unwrap_or(u64::MAX);
+        self.refused += stats.refused;
+        self.bytes_in += stats.bytes_in;
+        self.bytes_out += stats.bytes_out;
+        self.rtt_millis = self.rtt_millis.max(rtt);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{closed::Closed, signals::Signals};
+
+    #[test]
+    fn what_an_ended_link_has_carried_still_counts() {
+        let link = || {
+            let shared = Arc::new(Shared::new(Arc::new(Signals::default())));
+            shared.counters.message_in(10);
+            shared.counters.open_streams.store(1, Ordering::Relaxed);
+            shared
+        };
+        let (old, new) = (link(), link());
+        let mut links = Links { live: vec![old.clone(), new], ended: Totals::default() };
+        let now = links.totals();
+        assert_eq!((now.streams, now.bytes_in), (2, 20));
+        old.counters.open_streams.store(0, Ordering::Relaxed);
+        old.finish(Closed::Dropped);
+        for _ in 0..2 {
+            let now = links.totals();
+            assert_eq!((now.streams, now.bytes_in, links.live.len()), (1, 20, 1));
+        }
+    }
+}

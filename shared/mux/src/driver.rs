@@ -266,19 +266,14 @@ where
             if self.timer.as_mut().poll(&mut cx).is_pending() {
                 return Ok(());
             }
-            // Due now: the write that follows sends the ping or the acknowledgements, and moves the deadline.
+            // Due now: the write that follows sends it.
             let now = Instant::now();
             if let Some(silent) = self.liveness.dead(now) {
                 return Err(Closed::Dead(silent));
             }
             if self.lazy.is_some_and(|at| at <= now) {
                 self.lazy = None;
-                let mut transport = self.session.transport();
-                if transport.has_output() && !self.io.stuck {
-                    let message = transport.take();
-                    drop(transport);
-                    self.io.send(message, &self.shared)?;
-                }
+                self.session.transport().hurry();
             }
             if let Some(ping) = self.liveness.ping(now) {
                 self.io.feed(Message::Ping(Bytes::copy_from_slice(&ping)))?;

@@ -120,6 +120,10 @@ impl Session {
             Some(1) => return Err(Closed::Protocol("yamux frames that contradict each other".to_owned())),
             Some(_) => return Err(Closed::AcceptFlood),
         }
+        if transport.has_input() && !more {
+            // It stops reading only to say so, and cannot while the peer takes nothing.
+            return Err(Closed::Protocol("yamux frames that contradict each other".to_owned()));
+        }
         self.ending.append(&mut lock(&self.shared.dropped));
         self.ending.retain(|stream| !transport.reap(*stream));
         let counters = &self.shared.counters;

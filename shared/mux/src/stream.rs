@@ -67,7 +67,7 @@ impl MuxStream {
             self.state.set(READ_OUT);
             return Ok(());
         }
-        Err(self.broken())
+        Err(self.abandoned())
     }
 
     fn broken(&self) -> io::Error {

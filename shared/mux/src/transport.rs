@@ -124,7 +124,8 @@ pub(crate) struct Transport {
 }
 
 impl Transport {
-    /// Takes the next message. The caller polls yamux right after, which consumes all of it.
+    /// Takes the next message. The caller polls yamux right after, which consumes all of it unless it has to be polled
+    /// again, or wants no more.
     pub(crate) fn push(&mut self, message: Bytes) {
         if self.input.is_empty() {
             self.input = message;
@@ -148,6 +149,16 @@ impl Transport {
 
     pub(crate) fn is_urgent(&self) -> bool {
         self.urgent
+    }
+
+    /// What there is waits for no company any more.
+    pub(crate) fn hurry(&mut self) {
+        self.urgent = self.has_output();
+    }
+
+    /// yamux has left something of the messages it was given.
+    pub(crate) fn has_input(&self) -> bool {
+        !self.input.is_empty()
     }
 
     /// True once after yamux met a full output that has been taken since: poll it again.
@@ -222,7 +233,7 @@ impl Transport {
     fn inspect(&mut self, header: Header) -> bool {
         self.frames_in += 1;
         match header.kind {
-            PING if header.has(SYN) && header.version == 0 => {
+            PING if !header.has(ACK) && header.version == 0 => {
                 if self.output.len() > PONG_LIMIT {
                     self.flooded = true;
                 } else {

@@ -1,5 +1,7 @@
 //! A peer that breaks the rules loses its link, with the code that says which rule.
 
+use std::time::Duration;
+
 use futures::{SinkExt, StreamExt};
 use mux::{Config, OpenError, Role, Windows};
 use tokio::io::AsyncWriteExt;
@@ -142,12 +144,32 @@ async fn the_agent_is_quiet_until_spoken_to() {
     end.link.send("gateway_hello_ack".to_owned()).await.unwrap();
     let first = soon("the first message", server.next()).await.unwrap().unwrap();
     assert_eq!(first, Message::text("gateway_hello_ack"), "its ping must not overtake the agreement");
-    server.send(Message::binary(header(PING, SYN, 0, 7))).await.unwrap();
-    let mut answered = false;
-    while !answered {
-        let message = soon("the pong", server.next()).await.unwrap().unwrap();
-        answered = message.into_data().windows(12).any(|frame| frame == header(PING, ACK, 0, 7));
+    for flags in [SYN, 0] {
+        server.send(Message::binary(header(PING, flags, 0, 7))).await.unwrap();
+        let mut answered = false;
+        while !answered {
+            let message = soon("the pong", server.next()).await.unwrap().unwrap();
+            answered = message.into_data().windows(12).any(|frame| frame == header(PING, ACK, 0, 7));
+        }
     }
+}
+
+/// yamux wants to say what is wrong before it goes on, and nobody reads that: nothing may gather behind it.
+#[tokio::test]
+async fn a_peer_that_breaks_the_rules_and_reads_nothing_is_not_listened_to() {
+    let (mut client, mut end) = victim(&Config::default()).await;
+    let credit = header(WINDOW, 0, 1, 1 << 30);
+    client.send(Message::binary([data(SYN, 1, b"x"), credit].concat())).await.unwrap();
+    let mut stream = soon("the stream", end.streams.recv()).await.unwrap();
+    let piece = vec![0; 1 << 20];
+    while tokio::time::timeout(Duration::from_millis(300), stream.write_all(&piece)).await.is_ok() {}
+    client.send(Message::binary(header(PING, ACK, 0, 999))).await.unwrap();
+    for _ in 0..4 {
+        // The link may be gone before the last one.
+        let _sent = client.send(Message::binary(data(0, 1, &[0; 60_000]))).await;
+    }
+    let why = end.closed().await;
+    assert_eq!(why.kind(), "protocol", "{why}");
 }
 
 #[tokio::test]

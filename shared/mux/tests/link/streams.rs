@@ -1,10 +1,12 @@
 //! What a stream promises.
 
-use std::io::ErrorKind;
+use std::{io::ErrorKind, time::Duration};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::harness::{End, ends, soon, stream, until};
+use mux::{Config, Role, Windows};
+
+use crate::harness::{End, ends, sockets, soon, stream, until};
 
 #[tokio::test]
 async fn bytes_come_back_from_an_echo() {
@@ -146,4 +148,43 @@ pub async fn no_streams_left(agent: &End, control_plane: &End) {
         })
         .await;
     }
+}
+
+/// The acknowledgement of a stream waits a moment for company; more than a message holds may come just when it goes.
+#[tokio::test]
+async fn what_is_written_while_the_acknowledgement_waits_goes_on_with_it() {
+    const LENGTH: usize = 100 * 1024;
+    let config = Config::default();
+    let (client, server) = sockets(&config).await;
+    let (link, mut incoming, mut driver) = mux::start(client, Role::Agent, config.clone());
+    let control_plane = End::new(server, Role::ControlPlane, &config);
+    link.start_streams(Windows::Tuned);
+    control_plane.link.start_streams(Windows::Tuned);
+    let first = async {
+        let mut near = control_plane.link.open().await.unwrap();
+        near.write_all(b"hi").await.unwrap();
+        let mut far = incoming.streams.recv().await.unwrap();
+        far.write_all(b"yo").await.unwrap();
+        near.read_exact(&mut [0; 2]).await.unwrap();
+        // With it, the answer to yamux's own ping has come: nothing else will move the link.
+        control_plane.link.send("mark".to_owned()).await.unwrap();
+        incoming.control.recv().await.unwrap();
+        let mut second = control_plane.link.open().await.unwrap();
+        second.write_all(b"hi").await.unwrap();
+        (near, far, second, incoming.streams.recv().await.unwrap())
+    };
+    let (_near, _far, mut near, mut far) = tokio::select! {
+        pair = soon("a stream", first) => pair,
+        closed = &mut driver => panic!("{closed}"),
+    };
+    let pinned = std::pin::Pin::new(&mut driver);
+    assert!(pinned.poll(&mut std::task::Context::from_waker(std::task::Waker::noop())).is_pending());
+    // The acknowledgement waits now. Nobody moves the link until its time has come, so both are due in the same round.
+    soon("room for the bytes", far.write_all(&[7; LENGTH])).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let driver = tokio::spawn(driver);
+    let mut got = vec![0; LENGTH];
+    soon("all of it", near.read_exact(&mut got)).await.unwrap();
+    assert!(got.iter().all(|byte| *byte == 7));
+    driver.abort();
 }

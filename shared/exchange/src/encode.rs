@@ -141,7 +141,9 @@ fn may_trail(name: &HeaderName) -> bool {
         header::UPGRADE,
         header::WWW_AUTHENTICATE,
     ];
-    !NEVER.contains(name) && !name.as_str().starts_with("content-")
+    // The last two name a user to the API server.
+    let never = ["content-", "impersonate-", "x-remote-"];
+    !NEVER.contains(name) && !never.iter().any(|prefix| name.as_str().starts_with(prefix))
 }
 
 /// All headers but those that delimit the body.

@@ -121,6 +121,10 @@ pub(crate) fn parse_request(head: &Bytes) -> Result<Request<()>, Malformed> {
         Uri::from_maybe_shared(head.slice_ref(path.as_bytes())).map_err(|_| Malformed::Head("target"))?;
     *request.version_mut() = version_of(version);
     *request.headers_mut() = headers_of(head, parsed.headers)?;
+    if request.version() == Version::HTTP_10 {
+        // It has no upgrades (RFC 9110 §7.8).
+        request.headers_mut().remove(header::UPGRADE);
+    }
     Ok(request)
 }
 

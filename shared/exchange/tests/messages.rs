@@ -36,7 +36,8 @@ fn frames(frames: Vec<Frame<Bytes>>) -> ResponseBody {
     StreamBody::new(futures::stream::iter(frames.into_iter().map(Ok))).boxed()
 }
 
-/// `/echo` gives back the body and its trailers, `/refuse` answers 403 and takes nothing, anything else says "hello".
+/// `/echo` gives back the body and its trailers, `/refuse` answers 403 and takes nothing, `/upgrade` says what it is asked for,
+/// anything else says "hello".
 async fn answer(request: Request<Incoming>) -> Response<ResponseBody> {
     match request.uri().path() {
         "/echo" => {
@@ -59,6 +60,7 @@ async fn answer(request: Request<Incoming>) -> Response<ResponseBody> {
             let cut = Err(BodyError("gone".into()));
             Response::new(StreamBody::new(futures::stream::iter([data, cut])).boxed())
         }
+        "/upgrade" => Response::new(full(format!("{:?}", request.headers().get("upgrade")))),
         _ => Response::new(full("hello")),
     }
 }
@@ -131,7 +133,9 @@ async fn trailers_end_where_everybody_sees_their_end() {
     let (heard, ended) = all(format!("{head}\nGET /swallowed HTTP/1.1\r\nhost: a\r\n\r\n").as_bytes()).await;
     assert_eq!(heard, "");
     assert!(matches!(ended, Err(Error::Malformed(_))), "{ended:?}");
-    let trailers = "x-sum: 2\r\nhost: b\r\nauthorization: x\r\ncontent-length: 5\r\nconnection: close\r\n\r\n";
+    let framing = "host: b\r\ncontent-length: 5\r\nconnection: close\r\n";
+    let identity = "authorization: x\r\nimpersonate-user: root\r\nx-remote-user: root\r\n";
+    let trailers = format!("x-sum: 2\r\n{framing}{identity}\r\n");
     let last = "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
     let (heard, ended) = all(format!("{head}{trailers}{last}").as_bytes()).await;
     assert!(heard.contains("\r\nok\r\n0\r\nx-sum: 2\r\n\r\nHTTP/1.1 200 "), "{heard}");
@@ -231,6 +235,15 @@ async fn an_old_client_gets_a_body_that_ends_with_the_connection() {
     let (heard, ended) = all(b"POST /echo HTTP/1.0\r\ncontent-length: 2\r\n\r\nok").await;
     assert!(heard.ends_with("\r\n\r\nok") && !heard.contains("chunked"), "{heard}");
     ended.unwrap();
+}
+
+#[tokio::test]
+async fn an_old_client_is_offered_no_upgrade() {
+    let asks = "connection: upgrade, close\r\nupgrade: SPDY/3.1\r\n\r\n";
+    let (heard, _) = all(format!("GET /upgrade HTTP/1.1\r\nhost: a\r\n{asks}").as_bytes()).await;
+    assert!(heard.contains("SPDY/3.1"), "{heard}");
+    let (heard, _) = all(format!("GET /upgrade HTTP/1.0\r\n{asks}").as_bytes()).await;
+    assert!(heard.ends_with("\r\n\r\nNone"), "{heard}");
 }
 
 #[tokio::test]

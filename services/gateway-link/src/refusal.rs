@@ -29,14 +29,11 @@ pub async fn refuse(mut stream: MuxStream, error: &OpenError, first: &[u8]) -> i
 
 /// `unread`: the client shows nobody the body.
 fn answer(error: &OpenError, unread: bool) -> Vec<u8> {
-    let reason = match error {
-        OpenError::NoInstance => "no proxy-executor is running in the cluster".to_owned(),
-        other => other.to_string(),
-    };
-    let status = Status::unavailable(format!("the request did not reach the cluster's API server: {reason}"));
+    let status = status(error);
     let body = status.to_json();
     let mut answer = format!(
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: {}\r\ncontent-length: {}\r\nconnection: close\r\n",
+        "HTTP/1.1 {}\r\ncontent-type: {}\r\ncontent-length: {}\r\nconnection: close\r\n",
+        status.http_status(),
         protocol::status::CONTENT_TYPE,
         body.len()
     )
@@ -49,6 +46,22 @@ fn answer(error: &OpenError, unread: bool) -> Vec<u8> {
     answer.extend_from_slice(b"\r\n");
     answer.extend_from_slice(&body);
     answer
+}
+
+/// Only of a request that no executor can have begun may it be said that it was not.
+fn status(error: &OpenError) -> Status {
+    match error {
+        OpenError::NoInstance => Status::unavailable(
+            "the request did not reach the cluster's API server: no proxy-executor is running in the cluster",
+        ),
+        OpenError::Timeout => Status::timeout(
+            "no proxy-executor took the request in time; one may do so later: it is not known whether it takes effect",
+        ),
+        error if error.is_unsent() => {
+            Status::unavailable(format!("the request did not reach the cluster's API server: {error}"))
+        }
+        error => Status::bad_gateway(format!("{error}: it is not known whether the request takes effect")),
+    }
 }
 
 /// Whether the request that begins like this is one whose answer is better given as a warning. The beginning of its

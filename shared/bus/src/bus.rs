@@ -85,8 +85,8 @@ impl Bus {
     /// of them travel with the open. Completes when the instance has accepted.
     ///
     /// # Errors
-    /// See [`OpenError`]; all but `Timeout` (3 s) are known at once. The instance may have got the first bytes when the
-    /// error is `Timeout` or `Unavailable`.
+    /// See [`OpenError`]; all but `Timeout` (3 s) are known at once. Whether an instance may have got the first bytes
+    /// says [`OpenError::is_unsent`].
     pub async fn open(&self, kind: StreamKind, header: OpenHeader, first: Bytes) -> Result<BusStream, OpenError> {
         match &*self.0 {
             Backend::Nats(bus) => bus.open(kind, &header, first).await,

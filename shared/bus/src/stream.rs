@@ -76,9 +76,12 @@ pub enum OpenError {
     /// No instance listens for this kind now.
     #[error("no instance of the service is running")]
     NoInstance,
-    /// The bus cannot be used now.
+    /// The bus cannot be used now; nothing was sent.
     #[error("bus unavailable: {0}")]
     Unavailable(String),
+    /// The connection was lost while the instance was asked.
+    #[error("the bus was lost while the stream was opened: {0}")]
+    Lost(String),
     /// The instance did not take the stream.
     #[error("stream refused: {0}")]
     Refused(String),
@@ -91,6 +94,13 @@ pub enum OpenError {
     /// The bus user may not open streams of this kind.
     #[error("the bus denies {0}")]
     Denied(String),
+}
+
+impl OpenError {
+    /// Whether no instance can have got, or will still get, the first bytes.
+    pub fn is_unsent(&self) -> bool {
+        !matches!(self, Self::Lost(_) | Self::Timeout)
+    }
 }
 
 /// What an `io::Error` of kind `ConnectionReset` from a [`BusStream`] carries.

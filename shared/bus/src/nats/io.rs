@@ -232,7 +232,7 @@ impl Io {
                 return Err(OpenError::Unavailable("bus closed".to_owned()));
             }
             tokio::select! {
-                answer = answer => answer.unwrap_or_else(|_| Err(OpenError::Unavailable("bus closed".to_owned()))),
+                answer = answer => answer.unwrap_or_else(|_| Err(OpenError::Lost("bus closed".to_owned()))),
                 () = super::rpc::denial(&mut denied, subject) => Err(OpenError::Denied(subject.to_owned())),
             }
         };
@@ -244,7 +244,7 @@ impl Io {
         self.ledger.opened.fetch_add(1, Relaxed);
         if !rest.is_empty() {
             use tokio::io::AsyncWriteExt as _;
-            let failed = |error: std::io::Error| OpenError::Unavailable(error.to_string());
+            let failed = |error: std::io::Error| OpenError::Lost(error.to_string());
             stream.write_all(&rest).await.map_err(failed)?;
             stream.flush().await.map_err(failed)?;
         }
@@ -347,7 +347,7 @@ impl Io {
                 if epoch < peer.epoch() {
                     // It has lost its connection since, and this stream with it.
                     if let Some(core) = self.find(id) {
-                        core.refused(OpenError::Unavailable("the peer lost its bus connection".to_owned()));
+                        core.refused(OpenError::Lost("the peer lost its bus connection".to_owned()));
                     }
                     return;
                 }

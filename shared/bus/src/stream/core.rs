@@ -247,7 +247,7 @@ impl Core {
         wake(reader);
         wake(writer);
         if let Some(opening) = opening {
-            let _ = opening.send(Err(OpenError::Unavailable(reason.to_owned())));
+            let _ = opening.send(Err(OpenError::Lost(reason.to_owned())));
         }
         true
     }

@@ -70,7 +70,7 @@ pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<
     tracing::info!(connections = listener.tasks.len(), "draining");
     agents.shutdown.cancel();
     listener.tasks.close();
-    if timeout(options.common.drain_timeout.get(), listener.tasks.wait()).await.is_err() {
+    if timeout(options.common.drain_timeout(), listener.tasks.wait()).await.is_err() {
         tracing::info!(connections = listener.tasks.len(), "cutting what is left");
         listener.cut.cancel();
         listener.tasks.wait().await;

@@ -57,7 +57,7 @@ pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<
     }
     tracing::info!(streams = streams.len(), "draining");
     let drained = async { while streams.join_next().await.is_some() {} };
-    if timeout(options.common.drain_timeout.get(), drained).await.is_err() {
+    if timeout(options.common.drain_timeout(), drained).await.is_err() {
         // Watches end only when somebody ends them; their clients begin anew, on another instance.
         tracing::info!(streams = streams.len(), "cutting what is left");
         streams.shutdown().await;

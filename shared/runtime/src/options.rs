@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{Duration, logs};
 
+/// What of `shutdown_timeout` is left for closing connections once draining is over.
+const CLOSING: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// The settings of one process.
 ///
 /// A service's own struct derives `Serialize`, `Deserialize`, `JsonSchema`, carries `#[serde(default)]` on every level
@@ -33,10 +36,8 @@ pub struct Common {
     /// fewest wake-ups; more is worth it only for a service that is shown to need more than one core.
     #[schemars(range(min = 1, max = 64))]
     pub worker_threads: usize,
-    /// How long requests and sessions under way may go on after SIGTERM; what is left then, such as watches, is cut.
-    pub drain_timeout: Duration,
-    /// How long the service may take to finish its work after SIGTERM, such as "30s". Kubernetes'
-    /// terminationGracePeriodSeconds has to be longer.
+    /// How long the process may take to end after SIGTERM, such as "30s". Requests and sessions under way may go on for
+    /// 5 s less; what is left then, such as watches, is cut. Kubernetes' terminationGracePeriodSeconds has to be longer.
     pub shutdown_timeout: Duration,
 }
 
@@ -47,9 +48,16 @@ impl Default for Common {
             server: Server::default(),
             telemetry: Telemetry::default(),
             worker_threads: 1,
-            drain_timeout: Duration::from_secs(10),
-            shutdown_timeout: Duration::from_secs(30),
+            shutdown_timeout: Duration::from_secs(15),
         }
+    }
+}
+
+impl Common {
+    /// How long what is under way may go on after SIGTERM: `shutdown_timeout` less what it takes to close everything.
+    pub fn drain_timeout(&self) -> std::time::Duration {
+        let all = self.shutdown_timeout.get();
+        all.saturating_sub(CLOSING.min(all / 2))
     }
 }
 

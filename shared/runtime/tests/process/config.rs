@@ -56,7 +56,7 @@ fn print_config_shows_what_would_be_used_with_secrets_masked() {
     let output = finished(&args, &environment);
     let shown = text(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    for part in ["url: from-env", "timeout: 1s", "buffer: 3MiB", "token: \"***\"", "shutdown_timeout: 30s"] {
+    for part in ["url: from-env", "timeout: 1s", "buffer: 3MiB", "token: \"***\"", "shutdown_timeout: 15s"] {
         assert!(shown.contains(part), "{part:?} is not in\n{shown}");
     }
     assert!(!shown.contains("s3cret"));

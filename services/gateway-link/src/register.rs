@@ -16,6 +16,8 @@ pub const CAPABILITIES: [&str; 2] = [capability::STREAMS_2, capability::LINKS_N]
 #[derive(Clone, Debug)]
 pub struct Registered {
     pub cluster_id: ClusterId,
+    /// What the control plane calls the cluster, where it says so.
+    pub name: Option<String>,
     /// The peer speaks the same version of the link as we do.
     pub tuned: bool,
 }
@@ -67,7 +69,8 @@ pub async fn register(
     };
     let cluster_id = success.cluster_id()?;
     save(bus, identity, &cluster_id, &success).await?;
-    Ok(Registered { cluster_id, tuned: capability::has(&success.capabilities, capability::STREAMS_2) })
+    let tuned = capability::has(&success.capabilities, capability::STREAMS_2);
+    Ok(Registered { cluster_id, name: success.name, tuned })
 }
 
 /// Who this agent is, from state-keeper; asked again until it answers.

@@ -48,7 +48,6 @@ async fn keep_linked(links: &Links) -> anyhow::Result<()> {
     let mut registered_before = false;
     loop {
         metrics.state(if registered_before { ConnectionState::Reconnecting } else { ConnectionState::Connecting });
-        let begun = Instant::now();
         let connect = async {
             let identity = identity(&links.forwarder.bus, |reason| links.condition.not_ready(reason)).await;
             links.connect(&identity).await
@@ -59,11 +58,16 @@ async fn keep_linked(links: &Links) -> anyhow::Result<()> {
         };
         let outcome = match connected {
             Ok(link) => {
+                let begun = Instant::now();
                 metrics.state(ConnectionState::Connected);
                 if std::mem::replace(&mut registered_before, true) {
                     metrics.reconnected();
                 }
-                link.serve().await
+                let outcome = link.serve().await;
+                if begun.elapsed() >= STABLE {
+                    backoff.reset();
+                }
+                outcome
             }
             Err(error) if error.is_refusal() && !registered_before => {
                 return Err(error).context("the first registration was refused");
@@ -71,9 +75,6 @@ async fn keep_linked(links: &Links) -> anyhow::Result<()> {
             Err(error) => Err(error),
         };
         let Err(error) = outcome else { return Ok(()) };
-        if begun.elapsed() >= STABLE {
-            backoff.reset();
-        }
         let wait = if error.is_refusal() { REFUSED_RETRY } else { backoff.next() };
         report(&error, wait, &links.condition);
         metrics.state(ConnectionState::Reconnecting);

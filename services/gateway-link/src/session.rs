@@ -85,7 +85,18 @@ impl Links {
         let registered =
             register(&self.options, self.context.version, &self.forwarder.bus, identity, &link, &mut incoming.control)
                 .await?;
-        tracing::info!(cluster_id = %registered.cluster_id, control_plane = pipeops.api_url, "registered");
+        let Registered { cluster_id, name, .. } = &registered;
+        tracing::info!(%cluster_id, cluster = name, control_plane = pipeops.api_url, "registered");
+        if let Some(name) = name
+            && *name != self.options.agent.cluster_name
+        {
+            tracing::warn!(
+                cluster = name,
+                configured = self.options.agent.cluster_name,
+                "the control plane knows this cluster by another name than agent.cluster_name: users reach it by its own"
+            );
+        }
+        self.condition.not_ready("registered; the control plane has not begun to send requests (gateway_hello)");
         tasks.spawn(heartbeats(
             link.clone(),
             pipeops.heartbeat_interval.get(),
@@ -139,7 +150,7 @@ impl Established<'_> {
                 }
                 () = shutdown.cancelled(), if !stopping => {
                     stopping = true;
-                    drained.as_mut().reset(Instant::now() + self.links.options.common.drain_timeout.get());
+                    drained.as_mut().reset(Instant::now() + self.links.options.common.drain_timeout());
                     tracing::info!(streams = self.streams.len(), "draining the link");
                     self.say(AgentMessage::GoAway(GoAway { reason: "shutting down".to_owned(), drain_ms: None })).await;
                 }
@@ -167,6 +178,11 @@ impl Established<'_> {
                 let capabilities = CAPABILITIES.iter().map(ToString::to_string).collect();
                 self.say(AgentMessage::GatewayHelloAck(GatewayHelloAck { use_yamux: true, capabilities })).await;
                 self.links.condition.ready();
+            }
+            ControlMessage::GatewayHello(_) => {
+                const REASON: &str = "the control plane offers the link without yamux, which carries no requests";
+                tracing::warn!("{REASON}");
+                self.links.condition.not_ready(REASON);
             }
             ControlMessage::Ping => {
                 let pong = AgentMessage::Pong(Pong::now());

@@ -110,8 +110,7 @@ impl Executor {
         request: Request<Incoming>,
         slot: &Slot,
     ) -> Result<Response<Option<exchange::Body<Transport>>>, Box<Status>> {
-        // What is behind a pod's or a service's `proxy` may ask for credentials of its own.
-        let relayed = request.uri().path().split('/').any(|segment| segment == "proxy");
+        let relayed = is_relayed(request.uri().path());
         match self.upstream.send(request).await {
             Ok(Reply::Response(response)) if response.status() == StatusCode::UNAUTHORIZED && !relayed => {
                 self.upstream.credentials_refused();
@@ -136,6 +135,17 @@ impl Executor {
         tracing::warn!(error = %message, api_server = self.upstream.address(), "request got no answer");
         if error.unsent() { Status::unavailable(message) } else { Status::bad_gateway(message) }
     }
+}
+
+/// Whether the answer comes from behind a node's, pod's or service's `proxy`, which may ask for credentials of its own.
+fn is_relayed(path: &str) -> bool {
+    let mut segments = path.split('/');
+    while let Some(segment) = segments.next() {
+        if matches!(segment, "nodes" | "pods" | "services") && segments.clone().nth(1) == Some("proxy") {
+            return true;
+        }
+    }
+    false
 }
 
 /// The hop before this one: the stream, if it belongs to the request's own trace.
@@ -180,4 +190,28 @@ fn error_response(status: &Status, unread: bool, watch: Watch) -> Response<Respo
         response.headers_mut().insert(header::WARNING, warning);
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_relayed;
+
+    #[test]
+    fn only_what_is_behind_a_proxy_is_relayed() {
+        for path in [
+            "/api/v1/nodes/n1/proxy/metrics",
+            "/api/v1/namespaces/a/pods/web:8080/proxy",
+            "/api/v1/namespaces/a/services/https:web:/proxy/x",
+        ] {
+            assert!(is_relayed(path), "{path}");
+        }
+        for path in [
+            "/api/v1/namespaces/a/services/proxy",
+            "/api/v1/namespaces/proxy/pods",
+            "/apis/apps/v1/namespaces/a/deployments/web/proxy",
+            "/proxy",
+        ] {
+            assert!(!is_relayed(path), "{path}");
+        }
+    }
 }

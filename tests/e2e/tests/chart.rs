@@ -102,12 +102,25 @@ async fn only_what_talks_to_kubernetes_has_a_token() -> Result<()> {
 #[tokio::test]
 async fn rights_in_the_cluster_are_exactly_those_of_the_mode() -> Result<()> {
     let helm = Helm::find().await?;
-    let impersonate = r#"[{"apiGroups":[""],"resources":["users"],"verbs":["impersonate"]},{"apiGroups":[""],"resources":["groups"],"verbs":["impersonate"]}]"#;
+    let constrained = r#"[
+        {"apiGroups":["authentication.k8s.io"],"resources":["users"],"verbs":["impersonate:user-info"]},
+        {"apiGroups":["authentication.k8s.io"],"resources":["groups"],"verbs":["impersonate:user-info"],"resourceNames":["staff"]},
+        {"apiGroups":["*"],"resources":["*"],"verbs":["impersonate-on:user-info:get","impersonate-on:user-info:list",
+            "impersonate-on:user-info:watch","impersonate-on:user-info:create","impersonate-on:user-info:update",
+            "impersonate-on:user-info:patch","impersonate-on:user-info:delete","impersonate-on:user-info:deletecollection"]},
+        {"nonResourceURLs":["*"],"verbs":["impersonate-on:user-info:get","impersonate-on:user-info:head",
+            "impersonate-on:user-info:options","impersonate-on:user-info:post","impersonate-on:user-info:put",
+            "impersonate-on:user-info:patch","impersonate-on:user-info:delete"]}]"#;
+    let impersonate = r#"[{"apiGroups":[""],"resources":["users"],"verbs":["impersonate"]},
+        {"apiGroups":[""],"resources":["groups"],"verbs":["impersonate"],"resourceNames":["staff"]}]"#;
+    let staff = "proxy-executor.rbac.impersonate.groups={staff}";
+    let by_rights = "proxy-executor.rbac.impersonate.constrained=true";
     let rule = "proxy-executor.rbac.rules[0].";
     let custom = ["apiGroups={apps}", "resources={deployments}", "verbs={get}"].map(|part| format!("{rule}{part}"));
     let custom: Vec<&str> = custom.iter().map(String::as_str).collect();
-    let cases: [(&str, &[&str], Option<&str>, &str); 4] = [
-        ("impersonate", &[], Some(impersonate), "pipeops-system-pipeops-agent-proxy-executor"),
+    let cases: [(&str, &[&str], Option<&str>, &str); 5] = [
+        ("impersonate", &[staff], Some(impersonate), "pipeops-system-pipeops-agent-proxy-executor"),
+        ("impersonate", &[staff, by_rights], Some(constrained), "pipeops-system-pipeops-agent-proxy-executor"),
         ("view", &[], None, "view"),
         ("admin", &[], None, "cluster-admin"),
         (

@@ -181,6 +181,19 @@ impl Lab {
         Ok(Tool::new(self.parts.path("kubectl")?, &path, self.folder.path()))
     }
 
+    /// kubectl with a Kubernetes token, straight to the API server.
+    ///
+    /// # Errors
+    /// When the kubeconfig cannot be written.
+    pub fn direct_with_token(&self, name: &str, token: &str) -> Result<Tool> {
+        let path = self.folder.path().join(format!("{name}.kubeconfig"));
+        let ca_pem =
+            std::fs::read_to_string(self.folder.path().join("pki/ca.crt")).context("cannot read the cluster's CA")?;
+        let login = crate::kubeconfig::Login::Token(token);
+        crate::kubeconfig::write(&path, self.api_url(), &ca_pem, name, &login)?;
+        Ok(Tool::new(self.parts.path("kubectl")?, &path, self.folder.path()))
+    }
+
     /// A token by `control-plane token create` with these arguments.
     ///
     /// # Errors

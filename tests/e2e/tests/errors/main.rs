@@ -1,6 +1,7 @@
 //! What kubectl prints, and how it ends, when something on the way is not there; and what is still there afterwards.
 
 mod absent;
+mod constrained;
 mod cut;
 mod refused;
 mod restarts;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         absent::without_the_bus_requests_fail_at_once,
         absent::without_an_api_server_requests_fail_at_once,
         cut::a_body_that_is_cut_off_is_never_taken_for_a_whole_one,
+        constrained::with_constrained_rights_users_work_and_nobody_greater_can_be_named,
         restarts::identities_survive_restarts_of_everything,
     ];
     e2e::run(lab::Options::default(), Turns::OneByOne, cases)

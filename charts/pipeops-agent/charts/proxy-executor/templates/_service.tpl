@@ -6,19 +6,30 @@ env:
   PIPEOPS_RBAC_MODE: {{ $rbac.mode }}
   PIPEOPS_POLICY_ALLOW_SYSTEM_IDENTITIES: {{ .values.policy.allowSystemIdentities | quote }}
 {{- if eq $rbac.mode "impersonate" }}
+{{- $constrained := $rbac.impersonate.constrained }}
 clusterRules:
-  - apiGroups: [""]
-    resources: [users]
-    verbs: [impersonate]
-    {{- with $rbac.impersonate.users }}
+  {{- range $resource := list "users" "groups" }}
+  - apiGroups: [{{ ternary "authentication.k8s.io" "" $constrained | quote }}]
+    resources: [{{ $resource }}]
+    verbs: [{{ ternary "impersonate:user-info" "impersonate" $constrained | quote }}]
+    {{- with get $rbac.impersonate $resource }}
     resourceNames: {{ toJson . }}
     {{- end }}
-  - apiGroups: [""]
-    resources: [groups]
-    verbs: [impersonate]
-    {{- with $rbac.impersonate.groups }}
-    resourceNames: {{ toJson . }}
-    {{- end }}
+  {{- end }}
+  {{- if $constrained }}
+  # What may be asked for as such a user; it allows nothing that the user may not do.
+  - apiGroups: ["*"]
+    resources: ["*"]
+    verbs:
+      {{- range list "get" "list" "watch" "create" "update" "patch" "delete" "deletecollection" }}
+      - impersonate-on:user-info:{{ . }}
+      {{- end }}
+  - nonResourceURLs: ["*"]
+    verbs:
+      {{- range list "get" "head" "options" "post" "put" "patch" "delete" }}
+      - impersonate-on:user-info:{{ . }}
+      {{- end }}
+  {{- end }}
 {{- else if eq $rbac.mode "view" }}
 clusterRole: view
 {{- else if eq $rbac.mode "admin" }}

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use e2e::{
     Protocol,
     backend::End,
-    client::Tls,
+    client::{Target, Tls},
     scenes,
     stage::{Stage, run},
     wire::{Framing, Head, Sum, blocks, chunk},
@@ -16,6 +16,8 @@ use tokio::{io::AsyncWriteExt, time::timeout};
 /// One side's going shows on the other within this.
 const NOTICED: Duration = Duration::from_secs(1);
 const SOON: Duration = Duration::from_secs(10);
+/// The control plane looks for revoked tokens every second; the rest is for a machine that has much else to do.
+const REVOKED: Duration = Duration::from_secs(5);
 const BULK: u64 = 64 << 20;
 
 fn main() -> ExitCode {
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
             answers_without_a_body_have_none,
             when_the_client_goes_the_api_request_is_dropped_at_once,
             when_the_api_server_breaks_off_the_client_sees_it_at_once,
+            a_session_ends_on_both_sides_when_its_token_is_revoked,
         ],
     )
 }
@@ -339,11 +342,34 @@ async fn when_the_api_server_breaks_off_the_client_sees_it_at_once(stage: &Stage
     ensure!(status == 502 && answer.contains("\"kind\":\"Status\""), "{status}: {answer}");
     // And a session.
     let id = "api-goes-session";
-    let upgrade = ["connection: Upgrade", "upgrade: SPDY/3.1"];
-    let mut wire = target.begin("POST", &format!("/upgrade?id={id}"), &upgrade).await?;
-    ensure!(final_head(&mut wire).await?.status() == 101, "no session");
+    let mut wire = session(&target, id).await?;
     stage.backend.end(id, End::Cut);
     let rest = timeout(NOTICED, wire.body(Framing::ToEnd)).await.context("the session still waits")?;
     drop(rest);
     Ok(())
+}
+
+async fn a_session_ends_on_both_sides_when_its_token_is_revoked(stage: &Stage) -> Result<()> {
+    let token = stage.lab.create_token(&["--user", "leaver", "--group", "lab:admins"]).await?;
+    let mut target = stage.plain()?;
+    let mut stays = session(&target, "session-stays").await?;
+    target.token.clone_from(&token);
+    let mut leaves = session(&target, "session-leaves").await?;
+    stage.lab.control_plane(&["token", "revoke", &token]).await?;
+    let rest = timeout(REVOKED, async { while leaves.fill().await.unwrap_or(false) {} });
+    rest.await.context("the session goes on")?;
+    stage.backend.ended("session-leaves", NOTICED).await?;
+    stays.send(b"still here").await?;
+    let back = timeout(SOON, stays.exactly(10)).await.context("another user's session is stuck")??;
+    ensure!(back == "still here", "{back:?}");
+    Ok(())
+}
+
+/// A session that has begun.
+async fn session(target: &Target, id: &str) -> Result<Tls> {
+    let upgrade = ["connection: Upgrade", "upgrade: SPDY/3.1"];
+    let mut wire = target.begin("POST", &format!("/upgrade?id={id}"), &upgrade).await?;
+    ensure!(final_head(&mut wire).await?.status() == 101, "no session");
+    ensure!(timeout(SOON, wire.exactly(5)).await?? == "hello", "{id} does not begin");
+    Ok(wire)
 }

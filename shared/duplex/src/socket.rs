@@ -1,5 +1,5 @@
 use std::cell::RefCell;
-use std::io::{self, IoSlice};
+use std::io::{self, ErrorKind, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -18,11 +18,13 @@ thread_local! {
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into());
 }
 
-/// A TCP or TLS connection as a [`Duplex`]. Holds no buffer while it waits. It cannot tell that the peer gave up while
-/// bytes wait unread: TCP delivers the end behind them.
+/// A TCP or TLS connection as a [`Duplex`]. Holds no buffer while it waits. That the peer gave up while bytes wait unread
+/// shows only when something is written: TCP delivers the end behind them.
 #[derive(Debug)]
 pub struct Socket<T> {
     io: T,
+    /// Why a write failed: TCP does that only once the peer takes nothing and sends nothing any more.
+    gone: Option<ErrorKind>,
     /// Where a bulk transfer reads to; none in any other case.
     large: Option<BytesMut>,
 }
@@ -30,7 +32,7 @@ pub struct Socket<T> {
 impl<T> Socket<T> {
     #[must_use]
     pub fn new(io: T) -> Self {
-        Self { io, large: None }
+        Self { io, gone: None, large: None }
     }
 
     /// The connection. What was received and not yet asked for is still in it.
@@ -40,6 +42,13 @@ impl<T> Socket<T> {
 
     pub fn get_ref(&self) -> &T {
         &self.io
+    }
+
+    fn wrote<R>(&mut self, result: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
+        if let Poll::Ready(Err(error)) = &result {
+            self.gone = Some(error.kind());
+        }
+        result
     }
 }
 
@@ -72,13 +81,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for Socket<T> {
     }
 
     fn poll_reset(&mut self, _: &mut Context<'_>) -> Poll<io::Error> {
-        Poll::Pending
+        // Whoever asks learns of a failed write by itself, and asks again then.
+        self.gone.map_or(Poll::Pending, |kind| Poll::Ready(kind.into()))
     }
 }
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Socket<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        let result = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.wrote(result)
     }
 
     fn poll_write_vectored(
@@ -86,7 +97,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Socket<T> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        let result = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.wrote(result)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -94,7 +106,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Socket<T> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let result = Pin::new(&mut self.io).poll_flush(cx);
+        self.wrote(result)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -36,6 +36,7 @@ fn main() -> ExitCode {
             when_the_client_goes_the_api_request_is_dropped_at_once,
             when_the_api_server_breaks_off_the_client_sees_it_at_once,
             a_session_ends_on_both_sides_when_its_token_is_revoked,
+            a_session_stuck_both_ways_ends_when_its_client_goes,
         ],
     )
 }
@@ -363,6 +364,18 @@ async fn a_session_ends_on_both_sides_when_its_token_is_revoked(stage: &Stage) -
     let back = timeout(SOON, stays.exactly(10)).await.context("another user's session is stuck")??;
     ensure!(back == "still here", "{back:?}");
     Ok(())
+}
+
+async fn a_session_stuck_both_ways_ends_when_its_client_goes(stage: &Stage) -> Result<()> {
+    let target = stage.plain()?;
+    let mut wire = session(&target, "session-stuck").await?;
+    // The echo comes back until everything on the way is full, and then the sending stops as well.
+    let piece = vec![b'x'; 256 * 1024];
+    while let Ok(sent) = timeout(Duration::from_millis(300), wire.send(&piece)).await {
+        sent?;
+    }
+    drop(wire);
+    stage.backend.ended("session-stuck", NOTICED).await
 }
 
 /// A session that has begun.

@@ -132,6 +132,21 @@ async fn what_a_side_said_before_it_took_no_more_arrives_whole() {
     assert_eq!(left.written(), 2 * DATA.len());
 }
 
+/// A socket tells of its peer's end only behind what is unread, which stays there while the other side takes nothing.
+#[tokio::test]
+async fn a_socket_whose_peer_is_gone_ends_a_relay_that_is_stuck_both_ways() {
+    let (peer, socket) = duplex(1024);
+    let other = Scripted::with(|script| (script.chunks, script.stuck) = (vec![DATA; 1000].into(), true));
+    let (mut read, mut write) = tokio::io::split(peer);
+    let relaying = tokio::spawn(relay(Socket::new(socket), other, |_| {}));
+    soon("the relay to write", read.read_exact(&mut [0; 1])).await.unwrap();
+    while tokio::time::timeout(Duration::from_millis(50), write.write_all(&[0; 1024])).await.is_ok() {}
+    assert!(!relaying.is_finished(), "ended before anything was wrong");
+    drop((read, write));
+    let broken = soon("the relay to end", relaying).await.unwrap().unwrap_err();
+    assert_eq!(side(&broken), ("left", ErrorKind::BrokenPipe));
+}
+
 #[tokio::test]
 async fn a_reset_is_noticed_after_the_end_of_that_side() {
     let (left, right) = (Scripted::with(|script| script.ended = true), Scripted::default());

@@ -198,6 +198,15 @@ async fn a_killed_lab_comes_out_of_a_cluster_that_exists() {
     state.empty().await;
     assert_eq!(put_into(&cluster).await, there);
 
+    let api_server = cluster.process("kube-apiserver").unwrap();
+    api_server.kill().await.unwrap();
+    let refused = state.refused(&["down"]);
+    for part in [cluster.api_url(), "helm uninstall", "delete clusterrolebindings", "delete namespace", "state.json"] {
+        assert!(refused.contains(part), "no {part} in {refused}");
+    }
+    api_server.start().await.unwrap();
+    api_server.wait_ready(SOON).await.unwrap();
+
     assert_eq!(state.ok(&["down"]), "the lab is down\n");
     assert_eq!(put_into(&cluster).await, Vec::<String>::new());
     assert_eq!(state.ok(&["down"]), "nothing of the lab runs\n");

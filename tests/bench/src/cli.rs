@@ -66,26 +66,48 @@ async fn run(cli: Cli) -> Result<ExitCode> {
     let Bench::Proxy { only, common } = cli.bench;
     let scale = if common.quick { proxy::Scale::quick() } else { proxy::Scale::full() };
     let options = proxy::Options { only, scale, progress: lab::Progress::detect() };
+    let mut report = Report::new("proxy");
     // Dropped half-way, it ends everything it has started.
-    let report = tokio::select! {
-        report = proxy::run(options) => report?,
-        _ = interrupted.recv() => return Ok(stopped()),
-        _ = terminated.recv() => return Ok(stopped()),
+    let ended = tokio::select! {
+        ended = proxy::run(options, &mut report) => ended.map(|()| ExitCode::SUCCESS),
+        _ = interrupted.recv() => Ok(stopped()),
+        _ = terminated.recv() => Ok(stopped()),
     };
-    finish(&report, &common)
+    finish(&report, &common, ended)
 }
 
-fn finish(report: &Report, common: &Common) -> Result<ExitCode> {
+/// Keeps the figures there are, however the run has ended.
+fn finish(report: &Report, common: &Common, ended: Result<ExitCode>) -> Result<ExitCode> {
     if let Some(file) = &common.json {
         report.write_json(file)?;
     }
     for failure in report.failures() {
         eprintln!("not measured: {failure}");
     }
-    Ok(if report.failures().is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let code = ended?;
+    Ok(if report.failures().is_empty() { code } else { ExitCode::FAILURE })
 }
 
 fn stopped() -> ExitCode {
     eprintln!("stopped; nothing that was started runs any more");
     ExitCode::from(130)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::anyhow;
+
+    #[test]
+    fn a_run_that_ends_badly_leaves_its_figures() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("figures.json");
+        let mut report = Report::new("proxy");
+        report.add("get-1", "direct", "p50-ms", 2.5);
+        let common = Common { quick: true, json: Some(file.clone()) };
+        let error = finish(&report, &common, Err(anyhow!("cannot stop the lab"))).unwrap_err();
+        assert_eq!(error.to_string(), "cannot stop the lab");
+        let written: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        assert_eq!(written.pointer("/0/value"), Some(&2.5.into()));
+    }
 }

@@ -19,7 +19,6 @@ use anyhow::{Context, Result};
 use lab::{Lab, Progress};
 use std::time::Duration;
 
-const BENCH: &str = "proxy";
 /// What a load may take beyond its window before it counts as stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(120);
 
@@ -69,22 +68,21 @@ impl Scale {
     }
 }
 
-/// Starts a lab and the peers, runs every row, prints the tables and stops everything.
+/// Starts a lab and the peers, runs every row, prints the tables and stops everything. The figures are in the report as soon as they
+/// are measured, whatever comes later.
 ///
 /// # Errors
-/// When something does not start. What cannot be measured is in the report's failures instead.
-pub async fn run(options: Options) -> Result<Report> {
+/// When something does not start or stop. What cannot be measured is in the report's failures instead.
+pub async fn run(options: Options, report: &mut Report) -> Result<()> {
     let lab =
         Lab::start(lab::Options { bench_parts: true, progress: options.progress.clone(), ..lab::Options::default() })
             .await?;
-    let result = in_lab(&lab, &options).await;
-    let stopped = lab.stop().await;
-    let report = result?;
-    stopped?;
-    Ok(report)
+    let result = in_lab(&lab, &options, report).await;
+    let stopped = lab.stop().await.context("cannot stop the lab");
+    result.and(stopped)
 }
 
-async fn in_lab(lab: &Lab, options: &Options) -> Result<Report> {
+async fn in_lab(lab: &Lab, options: &Options, report: &mut Report) -> Result<()> {
     let rows: Vec<Row> =
         Row::ALL.into_iter().filter(|row| options.only.is_empty() || options.only.contains(row)).collect();
     let scale = options.scale;
@@ -92,10 +90,9 @@ async fn in_lab(lab: &Lab, options: &Options) -> Result<Report> {
     let backend = Backend::start().context("cannot start the backend for bodies")?;
     let mut subjects = Subjects::start(lab, backend.address).await?;
     step.done("run");
-    let mut report = Report::new(BENCH);
     if rows.contains(&Row::Idle) {
         // Before any load: what memory was once used for is not always given back.
-        idle::before(lab, &subjects, scale, &mut report).await?;
+        idle::before(lab, &subjects, scale, report).await?;
     }
     let step = options.progress.step("objects", "what the requests ask for");
     let fixtures = Fixtures::create(lab, subjects.direct()?, scale, &rows).await?;
@@ -108,15 +105,15 @@ async fn in_lab(lab: &Lab, options: &Options) -> Result<Report> {
             subjects.send_bodies_to_backend(lab).await.context("cannot point an executor at the backend")?;
         }
         match row {
-            Row::Idle => idle::after(lab, &subjects, &mut report)?,
-            row => repeats(row, lab, &subjects, &fixtures, options, &mut report).await?,
+            Row::Idle => idle::after(lab, &subjects, report)?,
+            row => repeats(row, lab, &subjects, &fixtures, options, report).await?,
         }
         if bodies {
             subjects.send_bodies_to_api_server().await.context("cannot point the executor back")?;
         }
-        print(row, lab, &subjects, scale, &report);
+        print(row, lab, &subjects, scale, report);
     }
-    Ok(report)
+    Ok(())
 }
 
 /// A row, with every subject in turn.

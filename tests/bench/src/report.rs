@@ -55,7 +55,9 @@ pub(crate) struct Shown<'a> {
 }
 
 impl Report {
-    pub(crate) fn new(bench: &'static str) -> Self {
+    /// An empty one of a bench.
+    #[must_use]
+    pub fn new(bench: &'static str) -> Self {
         Self { bench, series: Vec::new(), failures: Vec::new() }
     }
 

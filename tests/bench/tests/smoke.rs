@@ -77,7 +77,8 @@ fn json_has_what_it_is_said_to_have(report: &Report, records: &[Record]) {
 #[tokio::test]
 async fn the_proxy_bench_gives_a_figure_for_every_row_and_subject() {
     let options = Options { only: Vec::new(), scale: Scale::smoke(), progress: Progress::slow_only() };
-    let report = proxy(options).await.unwrap();
+    let mut report = Report::new("proxy");
+    proxy(options, &mut report).await.unwrap();
     assert!(report.failures().is_empty(), "{:#?}", report.failures());
     let records = report.records();
     every_row_has_its_figures(&records);

@@ -1,10 +1,22 @@
 //! The Dockerfile and docker-compose.yaml speak of the workspace as it is: its binaries, their settings and their ports.
 
 use anyhow::{Context, Result, ensure};
-use lab::{Lab, Options};
-use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
-use tokio::process::Command;
+use lab::{Health, Lab, Options, Spec};
+use serde_json::{Value, json};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{Ipv4Addr, SocketAddr},
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::TcpStream,
+    process::Command,
+};
+
+const SOON: Duration = Duration::from_secs(20);
 
 /// Every service with the environment variables it reads and their defaults.
 fn services() -> BTreeMap<&'static str, BTreeMap<String, String>> {
@@ -103,6 +115,12 @@ impl Compose {
         found.with_context(|| format!("{service} of docker-compose.yaml has no {key}"))
     }
 
+    /// Where a service's password for the bus is.
+    fn password_file(&self, service: &str) -> Result<&str> {
+        let found = self.0.pointer(&format!("/secrets/{service}-password/file")).and_then(Value::as_str);
+        found.with_context(|| format!("docker-compose.yaml has no secret {service}-password"))
+    }
+
     fn list(&self, service: &str, key: &str) -> Vec<&str> {
         let found = self.0.pointer(&format!("/services/{service}/{key}")).and_then(Value::as_array);
         found.into_iter().flatten().filter_map(Value::as_str).collect()
@@ -133,8 +151,8 @@ fn compose_runs_every_service_with_settings_it_reads() -> Result<()> {
         ensure!(on_host == service.pointer("/env_file").is_some(), "{name} and the address of the API server");
         if on_host {
             let written = file("docker/kubernetes.sh")?;
-            let keys = written.split("printf '").skip(1).filter_map(|text| text.split_once('=')).map(|(key, _)| key);
-            for key in keys {
+            let lines = written.lines().filter(|line| line.ends_with(r#">"$folder/env""#));
+            for (key, _) in lines.filter_map(|line| line.strip_prefix("printf '")?.split_once('=')) {
                 ensure!(known.contains_key(key), "docker/kubernetes.sh sets {key}, which {binary} does not read");
             }
         }
@@ -154,9 +172,8 @@ fn compose_leads_from_each_to_the_next() -> Result<()> {
     let url = compose.text("gateway-link", "environment/PIPEOPS_API_URL")?;
     ensure!(url == format!("https://{names}:{listen}"), "gateway-link goes to {url}");
 
-    let nats = file("docker/nats.conf")?;
-    let bus = nats.lines().find_map(|line| line.strip_prefix("listen: ")).context("nats.conf has no listen")?;
-    let bus = port(bus.trim_matches('"'));
+    let nats: Value = serde_saphyr::from_str(&file("charts/pipeops-agent/charts/nats/values.yaml")?)?;
+    let bus = port(nats.pointer("/listen/client").and_then(Value::as_str).context("the chart's nats has no listen")?);
     ensure!(compose.list("nats", "ports").iter().any(|published| port(published) == bus), "the bus is not published");
     let part = lab::PARTS.iter().find(|part| part.name == "nats-server").context("no such part")?;
     ensure!(
@@ -174,10 +191,6 @@ fn compose_leads_from_each_to_the_next() -> Result<()> {
         let path = compose.text(name, "environment/PIPEOPS_BUS_PASSWORD_FILE")?;
         ensure!(path == format!("/run/secrets/{secret}"), "{name} reads its password from {path}");
         ensure!(compose.list(name, "secrets") == [secret.as_str()], "{name} is not given {secret}");
-        let source = compose.0.pointer(&format!("/secrets/{secret}/file")).and_then(Value::as_str);
-        let password = file(source.with_context(|| format!("no secret {secret}"))?)?;
-        let user = format!(r#"{{ user: "{name}", password: "{password}" }}"#);
-        ensure!(nats.contains(&user), "docker/nats.conf has no {user}");
         // Two of them are on the host's network.
         if let Ok(address) = compose.text(name, "environment/PIPEOPS_SERVER_LISTEN") {
             ensure!(probes.insert(port(address)), "two services listen at {address}");
@@ -212,38 +225,114 @@ fn the_agent_sees_nothing_of_the_control_planes_data_but_its_token_and_the_ca() 
     Ok(())
 }
 
+/// A run of docker/kubernetes.sh in a checkout of its own: the script writes beside itself, and a developer may have what it wrote.
+async fn run_script(lab: &Lab, root: &Path) -> Result<()> {
+    let script = root.join("docker/kubernetes.sh");
+    if !script.exists() {
+        std::fs::create_dir_all(root.join("docker"))?;
+        std::fs::write(&script, file("docker/kubernetes.sh")?)?;
+        std::os::unix::fs::symlink(lab::workspace().join("charts"), root.join("charts"))?;
+    }
+    let mut command = Command::new("sh");
+    command.arg(&script).env("PATH", lab.parts().search_path()?).env("KUBECONFIG", lab.admin().kubeconfig());
+    let output = command.env("HOME", root).output().await?;
+    ensure!(output.status.success(), "docker/kubernetes.sh: {output:?}");
+    Ok(())
+}
+
+/// What a bus says to somebody who logs in and subscribes to a subject.
+async fn subscribe(address: SocketAddr, user: &str, password: &str, subject: &str) -> Result<String> {
+    let mut bus = BufReader::new(TcpStream::connect(address).await?).lines();
+    let login = json!({"user": user, "pass": password, "verbose": false, "pedantic": false});
+    let said = format!("CONNECT {login}\r\nSUB {subject} 1\r\nPING\r\n");
+    bus.get_mut().write_all(said.as_bytes()).await?;
+    let mut answer = String::new();
+    while let Some(line) = bus.next_line().await? {
+        match line.as_str() {
+            "PONG" => break,
+            line if line.starts_with("INFO") => {}
+            line => answer.push_str(line),
+        }
+    }
+    Ok(answer)
+}
+
 #[tokio::test]
 async fn a_cluster_and_a_bus_take_what_compose_brings() -> Result<()> {
+    let compose = Compose::read()?;
     let lab = Lab::start(Options { services: false, ..Options::default() }).await?;
-    let path = lab.parts().search_path()?;
-    // The script writes beside itself, and a developer may have what it wrote in the checkout.
     let root = lab.folder().join("checkout");
-    std::fs::create_dir_all(root.join("docker"))?;
-    let script = root.join("docker/kubernetes.sh");
-    std::fs::write(&script, file("docker/kubernetes.sh")?)?;
-    std::os::unix::fs::symlink(lab::workspace().join("charts"), root.join("charts"))?;
-    let mut command = Command::new("sh");
-    command.arg(&script).env("PATH", &path).env("KUBECONFIG", lab.admin().kubeconfig()).env("HOME", &root);
-    let output = command.output().await?;
-    ensure!(output.status.success(), "docker/kubernetes.sh: {output:?}");
+    run_script(&lab, &root).await?;
 
-    let written = root.join("docker/.kubernetes");
-    let env = std::fs::read_to_string(written.join("env"))?;
+    let written = root.join("docker/.local");
+    ensure!(std::fs::metadata(&written)?.permissions().mode() & 0o77 == 0, "others may read {}", written.display());
+    let ignored = file("docker/.gitignore")?;
+    ensure!(ignored.lines().any(|line| line == ".local/"), "docker/.gitignore: {ignored}");
+    let env = std::fs::read_to_string(root.join(compose.text("state-keeper", "env_file")?))?;
     ensure!(env == format!("PIPEOPS_KUBERNETES_API_URL={}\n", lab.api_url()), "{env}");
-    let ca = written.join("files/ca.crt").display().to_string();
+    // An agent that is there has its own identity in the namespace of the README.
+    let namespace = compose.text("state-keeper", "environment/PIPEOPS_STATE_NAMESPACE")?;
+    ensure!(namespace == "pipeops-local", "state-keeper would write into {namespace}");
     for service in ["proxy-executor", "state-keeper"] {
-        let token = std::fs::read_to_string(written.join(format!("files/{service}.token")))?;
-        let (ca, token) = (format!("--certificate-authority={ca}"), format!("--token={}", token.trim()));
+        let on_host = |key: &str| -> Result<String> {
+            let path = compose.text(service, &format!("environment/{key}"))?;
+            let volumes = compose.list(service, "volumes");
+            let mounted = |volume: &&str| {
+                let (host, folder) = volume.strip_suffix(":ro")?.split_once(':')?;
+                Some(root.join(host).join(path.strip_prefix(folder)?.trim_start_matches('/')).display().to_string())
+            };
+            volumes.iter().find_map(mounted).with_context(|| format!("{service} is not given {path}"))
+        };
+        let token = std::fs::read_to_string(on_host("PIPEOPS_KUBERNETES_TOKEN_FILE")?)?;
+        let ca = format!("--certificate-authority={}", on_host("PIPEOPS_KUBERNETES_CA_FILE")?);
+        let token = format!("--token={}", token.trim());
         // Without a kubeconfig: that would bring a certificate, which counts before a token.
         let mut command = Command::new(lab.parts().path("kubectl")?);
         command.args(["--kubeconfig=/dev/null", "--server", lab.api_url(), &ca, &token]);
         let output = command.args(["auth", "whoami", "-o", "jsonpath={.status.userInfo.username}"]).output().await?;
         let who = String::from_utf8_lossy(&output.stdout);
-        ensure!(who == format!("system:serviceaccount:pipeops-system:pipeops-local-{service}"), "{output:?}");
+        ensure!(who == format!("system:serviceaccount:{namespace}:pipeops-local-{service}"), "{output:?}");
     }
 
-    let mut command = Command::new(lab.parts().path("nats-server")?);
-    let output = command.arg("-t").arg("-c").arg(lab::workspace().join("docker/nats.conf")).output().await?;
-    ensure!(output.status.success(), "docker/nats.conf: {output:?}");
+    let conf =
+        compose.list("nats", "volumes").into_iter().find_map(|volume| volume.strip_suffix(":/etc/nats/nats.conf:ro"));
+    let conf = root.join(conf.context("nats is not given its file")?);
+    let [client, monitor] = lab::free_ports()?;
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, client));
+    let (client, monitor) = (client.to_string(), monitor.to_string());
+    let args = ["-c", &conf.display().to_string(), "-a", "127.0.0.1", "-p", &client, "-m", &monitor];
+    let bus = lab.add_process(Spec {
+        name: "compose-nats".to_owned(),
+        binary: lab.parts().path("nats-server")?.to_owned(),
+        args: args.map(str::to_owned).to_vec(),
+        env: BTreeMap::new(),
+        folder: root.clone(),
+        health: Health::Tcp(address),
+        grace: SOON,
+    });
+    bus.start().await?;
+    bus.wait_ready(SOON).await?;
+    let mut passwords = BTreeMap::new();
+    for (name, own, others) in [
+        ("gateway-link", "pipeops.stream.io.gateway-link.>", "pipeops.state.identity.get"),
+        ("proxy-executor", "pipeops.stream.open.kube", "pipeops.state.identity.get"),
+        ("state-keeper", "pipeops.state.identity.get", "pipeops.stream.open.kube"),
+    ] {
+        let password = std::fs::read_to_string(root.join(compose.password_file(name)?))?;
+        let answer = subscribe(address, name, &password, own).await?;
+        ensure!(answer.is_empty(), "{name} may not subscribe to {own}: {answer}");
+        let answer = subscribe(address, name, &password, others).await?;
+        ensure!(answer.contains("Permissions Violation"), "{name} may subscribe to {others}: {answer}");
+        let answer = subscribe(address, name, "wrong", own).await?;
+        ensure!(answer.contains("Authorization Violation"), "{name} needs no password: {answer}");
+        passwords.insert(password, name);
+    }
+    ensure!(passwords.len() == 3 && passwords.keys().all(|password| password.len() >= 32), "{passwords:?}");
+    bus.stop().await?;
+
+    // A bus that is up goes on with its passwords.
+    let before = std::fs::read_to_string(&conf)?;
+    run_script(&lab, &root).await?;
+    ensure!(std::fs::read_to_string(&conf)? == before, "a second run makes another bus");
     lab.stop().await
 }

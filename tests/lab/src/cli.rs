@@ -31,7 +31,7 @@ enum Command {
     Down,
     /// Show what runs
     Status,
-    /// Show what a process has logged
+    /// Show what a process has logged, also when it runs no more
     Logs {
         /// A name as `status` shows it
         service: String,

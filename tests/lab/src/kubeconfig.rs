@@ -103,8 +103,8 @@ pub(crate) struct Server {
     pub(crate) port: u16,
 }
 
-/// The API server that the current context of a kubeconfig names.
-pub(crate) async fn server(kubectl: &Tool) -> Result<Server> {
+/// Writes what is needed of a kubeconfig's current context to `path`, and gives the API server that it names.
+pub(crate) async fn copy_current(kubectl: &Tool, path: &Path) -> Result<Server> {
     #[derive(Deserialize)]
     struct View {
         clusters: Vec<Entry>,
@@ -114,6 +114,7 @@ pub(crate) async fn server(kubectl: &Tool) -> Result<Server> {
         cluster: Cluster,
     }
     let view = kubectl.stdout(&["config", "view", "--raw", "--minify", "--flatten", "-o", "json"]).await?;
+    write_atomically(path, view.as_bytes(), 0o600)?;
     let view: View = serde_json::from_str(&view).context("kubectl config view gave no kubeconfig")?;
     let url =
         view.clusters.into_iter().next().context("the kubeconfig's current context names no cluster")?.cluster.server;

@@ -1,9 +1,13 @@
 //! [`Lab`]: a running lab, as tests, benches and `cargo lab` see it.
 
 mod folder;
+mod installation;
 mod start;
 
-pub(crate) use self::folder::{clean_up, current};
+pub(crate) use self::{
+    folder::{clean_up, current, logs},
+    installation::Installation,
+};
 
 use crate::{
     control_plane::ControlPlane,
@@ -92,8 +96,6 @@ pub struct Lab {
     /// In the order they were started.
     processes: Vec<Arc<Process>>,
     tokens: Vec<Token>,
-    /// Whether the chart's namespace was not there before.
-    owns_namespace: bool,
     _refresher: Option<Refresher>,
     admin: Tool,
     direct: Tool,
@@ -345,28 +347,16 @@ impl Lab {
     /// Ends everything in the reverse order of its start. In an existing cluster, what the lab installed goes too.
     ///
     /// # Errors
-    /// When something does not end; the rest is ended all the same.
+    /// When something does not end; the rest is ended all the same, and what is left stays written down.
     pub async fn stop(self) -> Result<()> {
         let mut result = Ok(());
-        if self.options.kubeconfig.is_some() && self.options.services {
-            result = self.uninstall().await;
-        }
         for process in self.processes.iter().rev() {
             let stopped = process.stop().await.map(|_| ());
             result = result.and(stopped);
         }
-        self.folder.finished();
-        result
-    }
-
-    async fn uninstall(&self) -> Result<()> {
-        let Place { namespace, release } = self.options.place();
-        self.direct_helm.stdout(&["uninstall", release, "-n", namespace, "--ignore-not-found"]).await?;
-        if self.owns_namespace {
-            self.admin.stdout(&["delete", "namespace", namespace, "--ignore-not-found", "--wait=false"]).await?;
-        }
-        self.admin.stdout(&["delete", "clusterrolebinding", start::BINDING, "--ignore-not-found"]).await?;
-        Ok(())
+        let uninstalled = self.state.read().uninstall(self.folder.path()).await;
+        result.and(uninstalled)?;
+        folder::forget(self.folder.path())
     }
 
     fn link(&self) -> Result<&Link> {

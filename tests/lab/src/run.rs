@@ -1,6 +1,7 @@
 //! Running kubectl and helm.
 
 use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
 use std::{
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
@@ -34,7 +35,7 @@ impl Output {
 }
 
 /// A program bound to a kubeconfig.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Tool {
     binary: PathBuf,
     kubeconfig: PathBuf,

@@ -2,6 +2,7 @@
 
 use crate::{
     folders::write_atomically,
+    lab::Installation,
     process::{Health, Spec, procfs, send},
 };
 use anyhow::{Context, Result};
@@ -56,6 +57,8 @@ pub(crate) struct State {
     /// The process that started it all.
     pub(crate) owner: Option<Entry>,
     pub(crate) processes: Vec<Entry>,
+    /// What is in a cluster of the user's.
+    pub(crate) installation: Option<Installation>,
     /// Through the agent.
     pub(crate) kubeconfig: Option<PathBuf>,
     /// Straight to the API server.

@@ -62,8 +62,22 @@ async fn every_replica_is_a_process_with_the_chart_s_files_and_rights() {
 #[tokio::test]
 async fn an_existing_cluster_is_used_and_left_as_it_was() {
     let cluster = Lab::start(Options { services: false, ..Options::default() }).await.unwrap();
-    let kubeconfig = Some(cluster.admin().kubeconfig().to_owned());
-    let agent = Lab::start(Options { kubeconfig, cluster: "theirs".to_owned(), ..Options::default() }).await.unwrap();
+    let options = Options {
+        kubeconfig: Some(cluster.admin().kubeconfig().to_owned()),
+        cluster: "theirs".to_owned(),
+        ..Options::default()
+    };
+    let left = async || {
+        let kinds = "namespaces,clusterroles,clusterrolebindings";
+        let left = cluster.admin().stdout(&["get", kinds, "-o", "name"]).await.unwrap();
+        left.lines().filter(|name| name.contains("pipeops-lab")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let refused = Options { values: vec!["unknown=value".to_owned()], ..options.clone() };
+    let error = format!("{:#}", Lab::start(refused).await.unwrap_err());
+    assert!(error.contains("its logs are in /") && error.contains("the chart does not install"), "{error}");
+    assert_eq!(left().await, Vec::<String>::new());
+
+    let agent = Lab::start(options).await.unwrap();
     assert!(agent.process("kube-apiserver").is_err());
     assert!(agent.proxy_url().unwrap().ends_with("/agent/theirs/proxy"));
     answers(agent.proxied().unwrap()).await.unwrap();
@@ -73,13 +87,6 @@ async fn an_existing_cluster_is_used_and_left_as_it_was() {
     assert_eq!(pods, "0 0 0 0");
 
     agent.stop().await.unwrap();
-    until("everything of the lab's to be gone", SOON, || async {
-        let left = "namespaces,clusterroles,clusterrolebindings";
-        let left = cluster.admin().stdout(&["get", left, "-o", "name"]).await?;
-        anyhow::ensure!(!left.contains("pipeops-lab"), "{left}");
-        Ok(())
-    })
-    .await
-    .unwrap();
+    assert_eq!(left().await, Vec::<String>::new());
     cluster.stop().await.unwrap();
 }

@@ -2,14 +2,16 @@
 
 use super::running;
 use crate::{
-    lab::Lab,
+    lab::{self, Lab},
     process::{Health, procfs},
     state::{Entry, Phase},
 };
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::{
     collections::BTreeMap,
-    io::{IsTerminal, Read, Write},
+    fs::File,
+    io::{ErrorKind, IsTerminal, Read, Write},
+    path::Path,
     time::Duration,
 };
 use tokio::task::JoinSet;
@@ -95,16 +97,18 @@ async fn health(entry: &Entry) -> Result<()> {
     health.look().await
 }
 
-/// `cargo lab logs`.
+/// `cargo lab logs`, of the run that is on or was the last.
 pub(super) async fn logs(service: &str, follow: bool) -> Result<()> {
-    let state = running()?;
-    let names = || state.processes.iter().map(|process| process.name.as_str()).collect::<Vec<_>>().join(", ");
-    let entry = state.processes.iter().find(|process| process.name == service);
-    let entry = entry.with_context(|| format!("the lab has no process {service:?}, only {}", names()))?;
-    let mut file = std::fs::File::open(&entry.log).with_context(|| format!("cannot read {}", entry.log.display()))?;
+    let folder = lab::logs(&lab::current()?);
+    let names = log_names(&folder)?;
+    if !names.iter().any(|name| name == service) {
+        bail!("there is no log of {service:?} in {}, only of {}", folder.display(), names.join(", "));
+    }
+    let path = folder.join(format!("{service}.log"));
+    let mut file = File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut buffer = vec![0; 64 << 10];
     loop {
-        let count = file.read(&mut buffer).with_context(|| format!("cannot read {}", entry.log.display()))?;
+        let count = file.read(&mut buffer).with_context(|| format!("cannot read {}", path.display()))?;
         if count > 0 {
             let mut out = std::io::stdout().lock();
             if out.write_all(buffer.get(..count).unwrap_or_default()).and_then(|()| out.flush()).is_err() {
@@ -116,4 +120,19 @@ pub(super) async fn logs(service: &str, follow: bool) -> Result<()> {
             return Ok(());
         }
     }
+}
+
+/// Of the processes that have logged.
+fn log_names(folder: &Path) -> Result<Vec<String>> {
+    let files = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => bail!("no lab was up yet; `cargo lab up` starts one"),
+        files => files.with_context(|| format!("cannot list {}", folder.display()))?,
+    };
+    let mut names = Vec::new();
+    for file in files {
+        let name = file?.file_name().to_string_lossy().into_owned();
+        names.extend(name.strip_suffix(".log").map(str::to_owned));
+    }
+    names.sort();
+    Ok(names)
 }

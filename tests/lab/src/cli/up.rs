@@ -8,13 +8,17 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use std::{
+    fmt::Write as _,
     fs::File,
     io::{Read, Write},
     os::unix::process::CommandExt,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::Notify,
+};
 
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const SAME_SIGNAL: Duration = Duration::from_millis(500);
@@ -26,75 +30,85 @@ pub(super) async fn run(options: Up) -> Result<()> {
 }
 
 async fn stay(options: Up) -> Result<()> {
-    let mut interrupted = signal(SignalKind::interrupt()).context("cannot wait for Ctrl-C")?;
-    let mut terminated = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-    let asked_to_stop = async {
-        tokio::select! {
-            _ = interrupted.recv() => {}
-            _ = terminated.recv() => {}
-        }
-    };
-    let mut asked_to_stop = std::pin::pin!(asked_to_stop);
+    let stop = Notify::new();
+    tokio::select! {
+        result = until_stopped(options, &stop) => result,
+        result = signals(&stop) => result,
+    }
+}
 
+async fn until_stopped(options: Up, stop: &Notify) -> Result<()> {
     let started = Instant::now();
-    let start = Lab::start(Options {
-        kubeconfig: options.kubeconfig,
+    let start = Options {
+        kubeconfig: options.kubeconfig.clone(),
         services: !options.no_services,
         current: true,
         progress: Progress::detect(),
         ..Options::default()
-    });
-    let lab = tokio::select! {
-        lab = start => lab?,
-        () = &mut asked_to_stop => {
-            eprintln!("stopped before it was up");
-            return Ok(());
-        }
     };
-    let summary = summary(&lab, started.elapsed()).await?;
+    let lab = Lab::start_unless(start, stop.notified()).await?;
+    let shown = tokio::select! {
+        shown = show(&lab, &options, started) => shown,
+        () = stop.notified() => Ok(()),
+    };
+    let stopped = lab.stop().await;
+    shown.and(stopped)
+}
+
+/// Asks to stop at the first Ctrl-C or SIGTERM. A second Ctrl-C does not wait: what still runs ends with this process.
+async fn signals(stop: &Notify) -> Result<()> {
+    let mut interrupted = signal(SignalKind::interrupt()).context("cannot wait for Ctrl-C")?;
+    let mut terminated = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    tokio::select! {
+        _ = interrupted.recv() => {}
+        _ = terminated.recv() => {}
+    }
+    eprintln!("stopping");
+    stop.notify_one();
+    // Wrappers that pass signals on make two of one.
+    tokio::time::sleep(SAME_SIGNAL).await;
+    signal(SignalKind::interrupt()).context("cannot wait for Ctrl-C")?.recv().await;
+    bail!("stopped at once; `cargo lab down` ends what is left")
+}
+
+/// Shows that it is up, and how its processes are, again and again.
+async fn show(lab: &Lab, options: &Up, started: Instant) -> Result<()> {
+    let summary = summary(lab, options, started)
+        .await
+        .with_context(|| format!("the lab does not answer; its logs are in {}", lab::logs(lab.folder()).display()))?;
     lab.finish_start(&summary)?;
     if options.background {
         println!("up");
-        asked_to_stop.await;
-    } else {
-        println!("{summary}");
-        tokio::select! {
-            () = show::live(&lab) => {}
-            () = &mut asked_to_stop => {}
-        }
+        return std::future::pending().await;
     }
-    eprintln!("stopping");
-    // A second Ctrl-C does not wait: what still runs ends with this process. Wrappers that pass signals on make two of one.
-    tokio::select! {
-        result = lab.stop() => result,
-        _ = interrupted_again() => bail!("stopped at once"),
-    }
-}
-
-async fn interrupted_again() -> Option<()> {
-    tokio::time::sleep(SAME_SIGNAL).await;
-    signal(SignalKind::interrupt()).ok()?.recv().await
+    println!("{summary}");
+    show::live(lab).await;
+    Ok(())
 }
 
 /// The proxied request, its answer, and what to try next.
-async fn summary(lab: &Lab, took: Duration) -> Result<String> {
+async fn summary(lab: &Lab, options: &Up, started: Instant) -> Result<String> {
     let args = ["get", "namespaces"];
     let (through, answer) = match lab.proxied() {
         Ok(kubectl) => ("through the agent", kubectl.stdout(&args).await?),
         Err(_) => ("straight to the API server", lab.direct().stdout(&args).await?),
     };
+    let took = started.elapsed().as_secs_f32();
     let file = lab.kubeconfig().unwrap_or(lab.kubeconfig_direct());
     // Any kubectl does for a try; who has none uses the lab's.
     let path = std::env::var_os("PATH").unwrap_or_default();
     let theirs = std::env::split_paths(&path).any(|folder| folder.join("kubectl").is_file());
     let kubectl = if theirs { "kubectl".to_owned() } else { lab.parts().path("kubectl")?.display().to_string() };
-    Ok(format!(
-        "\n$ kubectl {} ({through})\n{answer}\nUp in {:.1} s. Try next:\n  export KUBECONFIG={}\n  {kubectl} get pods --all-namespaces\n  \
-         {kubectl} create deployment hello --image=hello --replicas=2\n",
+    let mut summary = format!(
+        "\n$ kubectl {} ({through})\n{answer}\nUp in {took:.1} s. Try next:\n  export KUBECONFIG={}\n  {kubectl} get pods --all-namespaces\n",
         args.join(" "),
-        took.as_secs_f32(),
         file.display(),
-    ))
+    );
+    // What the user puts into a cluster of theirs, the lab does not take out.
+    if options.kubeconfig.is_none() {
+        writeln!(summary, "  {kubectl} create deployment hello --image=hello --replicas=2")?;
+    }
+    Ok(summary)
 }
 
 /// Starts this program once more in the background, and shows what it says until it is up.

@@ -6,14 +6,19 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::{
     fs::{self, File, TryLockError},
     future::ready,
+    io::ErrorKind,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
+pub(super) const STATE: &str = "state.json";
+/// A copy of the user's kubeconfig.
+pub(super) const EXISTING: &str = "existing.kubeconfig";
 /// Folders of test runs that are over are kept for a look at their logs, this many.
 const KEPT: usize = 5;
-const OWNER_STOPS_WITHIN: Duration = Duration::from_secs(90);
+/// Every process in its grace, and a namespace of another cluster.
+const OWNER_STOPS_WITHIN: Duration = Duration::from_secs(180);
 const DEAD_WITHIN: Duration = Duration::from_secs(10);
 
 /// A folder that is this run's alone.
@@ -64,7 +69,8 @@ impl RunFolder {
         if path.exists() {
             fs::remove_dir_all(&path).with_context(|| format!("cannot empty {}", path.display()))?;
         }
-        fs::create_dir_all(path.join("logs")).with_context(|| format!("cannot create {}", path.display()))?;
+        let logs = logs(&path);
+        fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
         Ok(Self { path, _lock: lock })
     }
 
@@ -73,14 +79,27 @@ impl RunFolder {
     }
 
     pub(crate) fn logs(&self) -> PathBuf {
-        self.path.join("logs")
+        logs(&self.path)
     }
+}
 
-    /// Says that nothing of this run is left. The logs stay.
-    pub(crate) fn finished(&self) {
-        // Without it, the next look finds that every process has ended, and comes to the same.
-        drop(fs::remove_file(self.path.join("state.json")));
+/// Where a run's processes log.
+pub(crate) fn logs(run: &Path) -> PathBuf {
+    run.join("logs")
+}
+
+/// Says that nothing of a run is left. The logs stay.
+pub(super) fn forget(run: &Path) -> Result<()> {
+    for name in [EXISTING, STATE] {
+        let file = run.join(name);
+        match fs::remove_file(&file) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove {}", file.display()));
+            }
+            _ => {}
+        }
     }
+    Ok(())
 }
 
 /// The current run's folder, whether there is one or not.
@@ -88,8 +107,8 @@ pub(crate) fn current() -> Result<PathBuf> {
     Ok(folders::state()?.join("current"))
 }
 
-/// Ends what is left of a run: its owner in order, and then every process that is written down and still the same. Gives how many
-/// processes it had to end.
+/// Ends what is left of a run: its owner in order, and then every process that is written down and still the same, and what is in a
+/// cluster of the user's. Gives how much there was to end.
 pub(crate) async fn clean_up(folder: &Path) -> Result<usize> {
     let Some(state) = State::read(folder)? else { return Ok(0) };
     let mut ended = 0;
@@ -102,6 +121,8 @@ pub(crate) async fn clean_up(folder: &Path) -> Result<usize> {
         .await?;
         ended += 1;
     }
+    // An owner that ended well has left nothing to do.
+    let Some(state) = State::read(folder)? else { return Ok(ended) };
     for process in state.processes.iter().rev().filter(|process| process.runs()) {
         process.signal(Signal::KILL)?;
         wait::until(&format!("{} to end", process.name), DEAD_WITHIN, || {
@@ -110,12 +131,10 @@ pub(crate) async fn clean_up(folder: &Path) -> Result<usize> {
         .await?;
         ended += 1;
     }
-    match fs::remove_file(folder.join("state.json")) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).context("cannot remove the state file")
-        }
-        _ => Ok(ended),
-    }
+    state.uninstall(folder).await?;
+    ended += usize::from(state.installation.is_some());
+    forget(folder)?;
+    Ok(ended)
 }
 
 /// Removes the folders of test runs that are over, but the latest few, and ends what those runs left.

@@ -1,6 +1,10 @@
 //! Starting a lab.
 
-use super::{Lab, Link, Options, Place, folder::RunFolder};
+use super::{
+    Lab, Link, Options, Place,
+    folder::{self, RunFolder},
+    installation::{Installation, bind_admins},
+};
 use crate::{
     cluster::{Cluster, GROUP, USER},
     control_plane::ControlPlane,
@@ -14,7 +18,7 @@ use crate::{
     tokens::{self, Refresher, Token},
     workload::{self, Node},
 };
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use serde_json::json;
 use std::{
     path::{Path, PathBuf},
@@ -22,7 +26,6 @@ use std::{
     time::Duration,
 };
 
-pub(super) const BINDING: &str = "pipeops-lab-admins";
 const READY_WITHIN: Duration = Duration::from_secs(60);
 const NAMESPACE_READY_WITHIN: Duration = Duration::from_secs(20);
 
@@ -61,19 +64,38 @@ impl Lab {
     /// # Errors
     /// When any of that fails; whatever was started has ended then.
     pub async fn start(options: Options) -> Result<Self> {
+        Self::start_unless(options, std::future::pending()).await
+    }
+
+    /// As [`Lab::start`], given up when `stop` ends first.
+    pub(crate) async fn start_unless(options: Options, stop: impl Future<Output = ()>) -> Result<Self> {
         // Whoever runs this may have other TLS users in the process that chose first: that is as good.
         drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
         let folder = if options.current { RunFolder::current().await? } else { RunFolder::own().await? };
-        let state = Arc::new(StateFile::create(folder.path())?);
-        let (parts, services) = tokio::try_join!(Parts::get(options.bench_parts, &options.progress), async {
-            if options.services { Services::build(&options.progress).await.map(Some) } else { Ok(None) }
-        })?;
-        let start = Start { options, parts, processes: Vec::new(), spawner: Spawner::new()?, state, folder };
-        start.everything(services).await
+        let run = folder.path().to_owned();
+        let state = Arc::new(StateFile::create(&run)?);
+        let started = tokio::select! {
+            lab = Start::with_parts(options, folder, Arc::clone(&state)) => lab,
+            () = stop => Err(anyhow!("stopped before it was up")),
+        };
+        let Err(error) = started else { return started };
+        let error = error.context(format!("the lab did not start; its logs are in {}", folder::logs(&run).display()));
+        match state.read().uninstall(&run).await.and_then(|()| folder::forget(&run)) {
+            Ok(()) => Err(error),
+            Err(left) => Err(error.context(format!("{left:#}"))),
+        }
     }
 }
 
 impl Start {
+    async fn with_parts(options: Options, folder: RunFolder, state: Arc<StateFile>) -> Result<Lab> {
+        let (parts, services) = tokio::try_join!(Parts::get(options.bench_parts, &options.progress), async {
+            if options.services { Services::build(&options.progress).await.map(Some) } else { Ok(None) }
+        })?;
+        let start = Self { options, parts, processes: Vec::new(), spawner: Spawner::new()?, state, folder };
+        start.everything(services).await
+    }
+
     async fn everything(mut self, services: Option<Services>) -> Result<Lab> {
         let step = self.options.progress.step("Kubernetes", "etcd, kube-apiserver, kube-controller-manager");
         let api = self.cluster().await;
@@ -82,8 +104,15 @@ impl Start {
             Err(_) => step.failed("does not start"),
         }
         let api = api?;
-        let namespace = self.options.place().namespace;
-        let there = api.admin.stdout(&["get", "namespace", namespace, "--ignore-not-found", "-o", "name"]).await?;
+        let (place, existing) = (self.options.place(), self.options.kubeconfig.is_some());
+        if existing && services.is_some() {
+            let helm = self.tool("helm", api.admin.kubeconfig())?;
+            let installation = Installation::plan(place, &api.server.url, api.admin.clone(), helm).await?;
+            self.state.change(|state| state.installation = Some(installation))?;
+        }
+        if services.is_some() || !existing {
+            bind_admins(&api.admin, place, GROUP).await?;
+        }
         let agent = match &services {
             Some(services) => Some(self.agent(services, &api).await?),
             None => None,
@@ -98,7 +127,6 @@ impl Start {
             parts: self.parts,
             processes: self.processes,
             tokens,
-            owns_namespace: there.trim().is_empty(),
             _refresher: refresher,
             admin: api.admin,
             direct: api.direct,
@@ -127,10 +155,12 @@ impl Start {
         let api = match self.options.kubeconfig.clone() {
             Some(kubeconfig) => {
                 let kubeconfig = std::path::absolute(kubeconfig)?;
-                let tool = self.tool("kubectl", &kubeconfig)?;
-                let server = kubeconfig::server(&tool)
+                // The user may go on to another context while the lab runs.
+                let copy = self.folder.path().join(folder::EXISTING);
+                let server = kubeconfig::copy_current(&self.tool("kubectl", &kubeconfig)?, &copy)
                     .await
                     .with_context(|| format!("cannot use the kubeconfig {}", kubeconfig.display()))?;
+                let tool = self.tool("kubectl", &copy)?;
                 Api { server, admin: tool.clone(), direct: tool }
             }
             None => {
@@ -148,22 +178,6 @@ impl Start {
         };
         // A server that does not answer shows here, before anything is changed in it.
         api.admin.stdout(&["get", "--raw", "/version"]).await.context("the API server does not answer")?;
-        let group = format!("--group={GROUP}");
-        let binding = [
-            "create",
-            "clusterrolebinding",
-            BINDING,
-            "--clusterrole=cluster-admin",
-            &group,
-            "--dry-run=client",
-            "-o",
-            "json",
-        ];
-        let binding = api.admin.stdout(&binding).await?;
-        api.admin
-            .stdout_with_input(&["apply", "-f", "-"], &binding)
-            .await
-            .context("cannot make the lab's user an admin")?;
         Ok(api)
     }
 

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 /// Whether this process works, as the sum of named conditions. Cheap to clone.
 ///
-/// The process is ready when all conditions are; without any it is ready as soon as it serves.
+/// The process is ready when all conditions are. Without any it is still on its way to the first.
 #[derive(Debug, Clone, Default)]
 pub struct Health {
     state: Arc<Mutex<State>>,
@@ -112,6 +112,22 @@ impl Condition {
 
 impl State {
     fn is_ready(&self) -> bool {
-        !self.stopping && self.conditions.iter().all(|c| c.ready)
+        !self.stopping && !self.conditions.is_empty() && self.conditions.iter().all(|c| c.ready)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_ready_once_it_has_conditions_and_all_are() {
+        let health = Health::default();
+        assert!(!health.is_ready(), "before it has said what it needs");
+        let (bus, link) = (health.condition("bus"), health.condition("link"));
+        bus.ready();
+        assert!(!health.is_ready());
+        link.ready();
+        assert!(health.is_ready());
     }
 }

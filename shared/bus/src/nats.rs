@@ -59,7 +59,8 @@ impl Sender {
 
 /// Publishes if the client takes it at once.
 fn try_publish(client: &Client, subject: Subject, payload: Bytes) -> bool {
-    client.publish(subject, payload).now_or_never().is_some()
+    // Without the task's budget: once that is spent, every send waits, room or not.
+    tokio::task::unconstrained(client.publish(subject, payload)).now_or_never().is_some()
 }
 
 /// What both connections tell the rest.
@@ -85,13 +86,14 @@ impl Signals {
 
     /// The bus works when every connection in use does.
     fn refresh(&self) {
-        let io = self.io.borrow().clone();
-        let now = match (self.rpc.borrow().clone(), io) {
-            (Status::Connected, Some(Status::Connected) | None) => Status::Connected,
-            (Status::Connected, Some(down)) => down,
-            (down, _) => down,
-        };
         self.status.send_if_modified(|status| {
+            // Read in here, so that the last of two connections that change together sees both.
+            let io = self.io.borrow().clone();
+            let now = match (self.rpc.borrow().clone(), io) {
+                (Status::Connected, Some(Status::Connected) | None) => Status::Connected,
+                (Status::Connected, Some(down)) => down,
+                (down, _) => down,
+            };
             let changed = *status != now;
             *status = now;
             changed

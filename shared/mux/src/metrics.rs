@@ -1,11 +1,11 @@
 //! [`Stats`](crate::Stats) of a process's links for whoever scrapes, over all links that were and are.
 
-use std::sync::{Arc, Mutex, atomic::Ordering};
-
-use opentelemetry::{
-    KeyValue,
-    metrics::{Meter, ObservableGauge},
+use std::{
+    sync::{Arc, Mutex, atomic::Ordering},
+    time::Duration,
 };
+
+use opentelemetry::{KeyValue, metrics::Meter};
 
 use crate::{
     link::Link,
@@ -29,22 +29,29 @@ struct Totals {
     refused: u64,
     bytes_in: u64,
     bytes_out: u64,
-    rtt_millis: u64,
+    rtt_micros: u64,
 }
 
 impl LinkMetrics {
     /// Registers `<prefix>_link_streams`, `_link_streams_refused_total`, `_link_bytes_total{direction}` and
-    /// `_link_round_trip_milliseconds` (the longest of the last ones).
+    /// `_link_round_trip_seconds` (the longest of the last ones).
     #[must_use]
     pub fn register(meter: &Meter, prefix: &str) -> Self {
         let metrics = Self(Arc::default());
-        metrics.gauge(meter, format!("{prefix}_link_streams"), "Streams open on the link", |totals| totals.streams);
-        metrics.gauge(
-            meter,
-            format!("{prefix}_link_round_trip_milliseconds"),
-            "Round trip of the last answered ping",
-            |totals| totals.rtt_millis,
-        );
+        let links = Arc::clone(&metrics.0);
+        let _round_trip = meter
+            .f64_observable_gauge(format!("{prefix}_link_round_trip_seconds"))
+            .with_description("Round trip of the last answered ping, the longest of all links")
+            .with_callback(move |observer| {
+                observer.observe(Duration::from_micros(lock(&links).totals().rtt_micros).as_secs_f64(), &[]);
+            })
+            .build();
+        let links = Arc::clone(&metrics.0);
+        let _streams = meter
+            .u64_observable_gauge(format!("{prefix}_link_streams"))
+            .with_description("Streams open on the link")
+            .with_callback(move |observer| observer.observe(lock(&links).totals().streams, &[]))
+            .build();
         let links = Arc::clone(&metrics.0);
         let _refused = meter
             .u64_observable_counter(format!("{prefix}_link_streams_refused"))
@@ -70,21 +77,6 @@ impl LinkMetrics {
         links.settle();
         links.live.push(Arc::clone(&link.shared));
     }
-
-    fn gauge(
-        &self,
-        meter: &Meter,
-        name: String,
-        description: &'static str,
-        value: fn(&Totals) -> u64,
-    ) -> ObservableGauge<u64> {
-        let links = Arc::clone(&self.0);
-        meter
-            .u64_observable_gauge(name)
-            .with_description(description)
-            .with_callback(move |observer| observer.observe(value(&lock(&links).totals()), &[]))
-            .build()
-    }
 }
 
 impl Links {
@@ -98,7 +90,7 @@ impl Links {
             }
             !is_over
         });
-        (ended.streams, ended.rtt_millis) = (0, 0);
+        (ended.streams, ended.rtt_micros) = (0, 0);
     }
 
     fn totals(&mut self) -> Totals {
@@ -114,12 +106,12 @@ impl Links {
 impl Totals {
     fn add(&mut self, link: &Shared) {
         let stats = link.counters.read();
-        let rtt = stats.rtt.map_or(0, |rtt| u64::try_from(rtt.as_millis()).unwrap_or(u64::MAX));
+        let rtt = stats.rtt.map_or(0, |rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX));
         self.streams += u64::try_from(stats.open_streams).unwrap_or(u64::MAX);
         self.refused += stats.refused;
         self.bytes_in += stats.bytes_in;
         self.bytes_out += stats.bytes_out;
-        self.rtt_millis = self.rtt_millis.max(rtt);
+        self.rtt_micros = self.rtt_micros.max(rtt);
     }
 }
 

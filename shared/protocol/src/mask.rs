@@ -5,15 +5,16 @@ use serde_json::Value;
 use crate::secret::MASK;
 
 /// Parts of a key's name that make its value a secret.
-const SENSITIVE: [&str; 7] = ["token", "secret", "password", "authorization", "cert", "credential", "private"];
+const SENSITIVE: [&str; 9] =
+    ["token", "secret", "password", "passwd", "authorization", "cert", "credential", "private", "key"];
 
 /// Longest text given, in bytes; what follows is cut.
 const MAX: usize = 2048;
 
 /// `text` with the value of every key that may hold a secret replaced by `***`, cut after 2 KiB.
 ///
-/// Keys are those that contain `token`, `secret`, `password`, `authorization`, `cert`, `credential` or `private`, in
-/// any case and at any depth, also in JSON that is itself a string value. Text that is not valid JSON (cut off, say) is
+/// Keys are those that contain `token`, `secret`, `password`, `passwd`, `authorization`, `cert`, `credential`, `private` or
+/// `key`, in any case and at any depth, also in JSON or YAML that is itself a string value. Text that is not valid JSON (cut off, say) is
 /// masked by the look of it: too much rather than too little.
 pub fn mask_json(text: &str) -> String {
     let masked = match serde_json::from_str::<Value>(text) {
@@ -49,8 +50,8 @@ fn mask_value(value: &mut Value) {
             }
         }
         Value::Array(items) => items.iter_mut().for_each(mask_value),
-        Value::String(text) if text.trim_start().starts_with(['{', '[']) => *text = mask_text(text),
-        Value::String(_) | Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        Value::String(text) => *text = mask_text(text),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 
@@ -128,6 +129,13 @@ mod tests {
         );
         let nested = mask_json(r#"{"response":"{\"token\":\"T1\",\"id\":\"c\"}"}"#);
         assert_eq!(nested, r#"{"response":"{\"token\":***,\"id\":\"c\"}"}"#);
+    }
+
+    #[test]
+    fn a_kubeconfig_shows_neither_token_nor_key() {
+        let text = r#"{"kubeconfig":"users:\n- name: a\n  user:\n    token: T1\n    client-key-data: T2\n"}"#;
+        let masked = mask_json(text);
+        assert!(!masked.contains("T1") && !masked.contains("T2") && masked.contains("name: a"), "{masked}");
     }
 
     #[test]

@@ -5,7 +5,8 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
 /// How every TCP connection of the product is set: small writes leave at once, and a peer that is gone without a word is
-/// noticed within about 30 s, however silent the connection.
+/// noticed within about 30 s on a silent connection. While something sent is not acknowledged, the kernel's retransmissions
+/// decide (about 15 minutes): a shorter limit on those would also end peers that are alive and read slowly.
 pub fn tune(tcp: &TcpStream) -> io::Result<()> {
     tcp.set_nodelay(true)?;
     let keepalive =

@@ -154,7 +154,8 @@ impl Core {
         let mut state = self.lock();
         let Some(opening) = state.opening.take() else { return false };
         state.route = Some(route);
-        state.credit = credit;
+        // Data, and credit with it, may have come first.
+        state.credit = state.credit.saturating_add(credit);
         drop(state);
         opening.send(Ok(())).is_ok()
     }

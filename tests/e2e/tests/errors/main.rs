@@ -1,6 +1,7 @@
 //! What kubectl prints, and how it ends, when something on the way is not there; and what is still there afterwards.
 
 mod absent;
+mod credentials;
 mod cut;
 mod refused;
 mod restarts;
@@ -24,6 +25,8 @@ fn main() -> ExitCode {
         absent::without_an_executor_requests_fail_at_once,
         absent::without_the_bus_requests_fail_at_once,
         absent::without_an_api_server_requests_fail_at_once,
+        credentials::a_bad_token_of_the_executor_is_said_and_a_new_one_used,
+        credentials::a_wrong_ca_of_the_api_server_is_said_and_the_right_one_used,
         cut::a_body_that_is_cut_off_is_never_taken_for_a_whole_one,
         restarts::identities_survive_restarts_of_everything,
     ];

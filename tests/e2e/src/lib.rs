@@ -1,7 +1,9 @@
 //! What end-to-end tests share: one lab for all tests of a binary ([`run`]), the same command straight and through the agent
-//! ([`Story`]), and HTTP without kubectl ([`Front`]); for tests of the way itself, a [`stage`] with a [`backend`] that misbehaves on request.
+//! ([`Story`]), and HTTP without kubectl ([`Front`]); for tests of the way itself, a [`stage`] with a [`backend`] that misbehaves on request;
+//! for the objects that run, the rendered [`chart`].
 
 pub mod backend;
+pub mod chart;
 pub mod client;
 pub mod collector;
 pub mod gauges;

@@ -10,7 +10,7 @@ use lab::{Health, Lab, Process, Spec, until};
 use protocol::AgentId;
 use std::{
     collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -35,7 +35,7 @@ impl Side {
     /// # Errors
     /// When something does not start.
     pub async fn start(lab: &Lab, backend: SocketAddr, env: &BTreeMap<String, String>) -> Result<Self> {
-        let [client, link, executor] = ports()?;
+        let [client, link, executor] = lab::free_ports()?;
         let folder = lab.folder().join(CLUSTER);
         std::fs::create_dir_all(&folder)?;
         let ca_file = folder.join("ca.pem");
@@ -136,16 +136,4 @@ async fn keeper(url: &str) -> Result<(Bus, Serving, Serving)> {
         .await
         .context("cannot serve the registration")?;
     Ok((bus, get, save))
-}
-
-/// Ports that were free a moment ago.
-fn ports<const N: usize>() -> Result<[u16; N]> {
-    let mut listeners = Vec::new();
-    let mut ports = [0; N];
-    for port in &mut ports {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        *port = listener.local_addr()?.port();
-        listeners.push(listener);
-    }
-    Ok(ports)
 }

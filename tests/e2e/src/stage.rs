@@ -6,17 +6,14 @@ use crate::{
     client::Target,
     collector::Collector,
     side::{self, Side},
+    suite::{Turns, run_in},
 };
 use anyhow::{Context, Result, ensure};
 use futures::future::LocalBoxFuture;
 use lab::{Lab, Options, Process, until};
-use libtest_mimic::{Arguments, Failed, Trial};
 use std::{collections::BTreeMap, process::ExitCode, sync::Arc, time::Duration};
-use tokio::{runtime::Runtime, sync::OnceCell, time::timeout};
 
 const READY_WITHIN: Duration = Duration::from_secs(40);
-/// The longest test takes half of it.
-const SCENE_ENDS_WITHIN: Duration = Duration::from_secs(180);
 
 #[derive(Debug)]
 pub struct Stage {
@@ -50,37 +47,14 @@ macro_rules! scenes {
 /// [`Stage::collector`].
 #[must_use]
 pub fn run(traced: bool, scenes: Vec<Scene>) -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads = Some(1);
-    let runtime = match Runtime::new() {
-        Ok(runtime) => Arc::new(runtime),
-        Err(error) => {
-            eprintln!("cannot start a runtime: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let shared: Arc<OnceCell<Stage>> = Arc::default();
-    let trials = scenes.into_iter().map(|(name, scene)| {
-        let (runtime, shared) = (Arc::clone(&runtime), Arc::clone(&shared));
-        Trial::test(name, move || {
-            let outcome = runtime.block_on(async {
-                let stage =
-                    shared.get_or_try_init(|| Stage::start(traced)).await.context("the stage does not start")?;
-                stage.settled().await.context("the stage is not as the test needs it")?;
-                timeout(SCENE_ENDS_WITHIN, scene(stage)).await.context("the test hangs")?
-            });
-            outcome.map_err(|error| Failed::from(format!("{error:#}")))
-        })
+    let tests = scenes.into_iter().map(|(name, scene)| {
+        let test = move |stage: Arc<Stage>| async move {
+            stage.settled().await.context("the stage is not as the test needs it")?;
+            scene(&stage).await
+        };
+        (name, test)
     });
-    let conclusion = libtest_mimic::run(&arguments, trials.collect());
-    let stopped = match Arc::into_inner(shared).and_then(OnceCell::into_inner) {
-        Some(stage) => runtime.block_on(stage.stop()),
-        None => Ok(()),
-    };
-    if let Err(error) = &stopped {
-        eprintln!("the stage did not stop: {error:#}");
-    }
-    if conclusion.has_failed() || stopped.is_err() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    run_in(Turns::OneByOne, move || Stage::start(traced), Stage::stop, tests)
 }
 
 impl Stage {

@@ -1,12 +1,9 @@
 //! The charts as a product: they lint, render with ordinary and odd values, refuse what they do not know, and the objects they make
 //! are hardened, carry exactly the rights of the services' table and are accepted by a real API server.
 
-#[path = "chart/rendered.rs"]
-mod rendered;
-
 use anyhow::{Context, Result, ensure};
+use e2e::chart::{Chart, Helm, Object, text};
 use lab::{Lab, Options, Progress};
-use rendered::{Chart, Helm, Object, text};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -3,6 +3,8 @@
 
 #[path = "faults/breaking.rs"]
 mod breaking;
+#[path = "faults/frozen.rs"]
+mod frozen;
 #[path = "faults/leaks.rs"]
 mod leaks;
 #[path = "faults/stuck.rs"]
@@ -10,6 +12,7 @@ mod stuck;
 
 use breaking::{each_process_frozen_under_load, each_process_killed_and_restarted_under_load};
 use e2e::{scenes, stage::run};
+use frozen::what_a_frozen_executor_may_still_do_is_not_said_to_be_undone;
 use leaks::what_is_opened_and_abandoned_leaves_nothing_behind;
 use std::process::ExitCode;
 use stuck::whoever_does_not_read_slows_nobody_and_fills_nothing;
@@ -22,6 +25,7 @@ fn main() -> ExitCode {
             whoever_does_not_read_slows_nobody_and_fills_nothing,
             each_process_killed_and_restarted_under_load,
             each_process_frozen_under_load,
+            what_a_frozen_executor_may_still_do_is_not_said_to_be_undone,
         ],
     )
 }

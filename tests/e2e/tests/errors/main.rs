@@ -2,6 +2,7 @@
 
 mod absent;
 mod constrained;
+mod credentials;
 mod cut;
 mod refused;
 mod restarts;
@@ -25,6 +26,8 @@ fn main() -> ExitCode {
         absent::without_an_executor_requests_fail_at_once,
         absent::without_the_bus_requests_fail_at_once,
         absent::without_an_api_server_requests_fail_at_once,
+        credentials::a_bad_token_of_the_executor_is_said_and_a_new_one_used,
+        credentials::a_wrong_ca_of_the_api_server_is_said_and_the_right_one_used,
         cut::a_body_that_is_cut_off_is_never_taken_for_a_whole_one,
         constrained::with_constrained_rights_users_work_and_nobody_greater_can_be_named,
         restarts::identities_survive_restarts_of_everything,

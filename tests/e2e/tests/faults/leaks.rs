@@ -1,12 +1,14 @@
 //! Opened and abandoned, again and again.
 
-use anyhow::{Context, Result, ensure};
-use e2e::{Protocol, client::Target, gauges::Look, stage::Stage};
+use anyhow::{Context, Result, bail, ensure};
+use e2e::{Protocol, gauges::Look, stage::Stage};
 use lab::{Process, until};
 use std::time::Duration;
 
 const WARM_UP: usize = 40;
 const CYCLES: usize = 200;
+/// A request is on its way when the backend has it.
+const ARRIVES: Duration = Duration::from_secs(5);
 /// What is abandoned is gone within this on every hop.
 const GONE: Duration = Duration::from_secs(3);
 /// Growth over the cycles that is no leak: pools and the allocator's leavings. One leaked stream or task per cycle would be 200, one
@@ -23,17 +25,16 @@ const ACTIVE: [&str; 5] = [
 ];
 
 pub async fn what_is_opened_and_abandoned_leaves_nothing_behind(stage: &Stage) -> Result<()> {
-    let (kube, plain) = (stage.kube()?, stage.plain()?);
-    let clients = [kube.http(Protocol::Http2)?, plain.http(Protocol::Http2)?];
+    let clients = [stage.kube()?.http(Protocol::Http2)?, stage.plain()?.http(Protocol::Http2)?];
     for cycle in 0..WARM_UP {
-        abandon(&kube, &plain, &clients, cycle).await.with_context(|| format!("warm-up {cycle}"))?;
+        abandon(stage, &clients, cycle).await.with_context(|| format!("warm-up {cycle}"))?;
     }
     let lab = stage.lab.processes().iter().map(|process| &**process);
     let processes: Vec<&Process> = lab.chain(stage.side.processes()).filter(|process| is_on_the_way(process)).collect();
     let watching = longrunning(stage).await?;
     let before = settled(&processes, None).await?;
-    for cycle in 0..CYCLES {
-        abandon(&kube, &plain, &clients, cycle).await.with_context(|| format!("cycle {cycle}"))?;
+    for cycle in WARM_UP..WARM_UP + CYCLES {
+        abandon(stage, &clients, cycle).await.with_context(|| format!("cycle {cycle}"))?;
     }
     until("the API server's watches to end", GONE, || async {
         let now = longrunning(stage).await?;
@@ -75,10 +76,13 @@ fn is_on_the_way(process: &Process) -> bool {
 }
 
 /// One of each: a watch, a half-read answer, a half-sent upload, a request without an answer, on both clusters and both protocols.
-async fn abandon(kube: &Target, plain: &Target, clients: &[reqwest::Client; 2], cycle: usize) -> Result<()> {
+async fn abandon(stage: &Stage, clients: &[reqwest::Client; 2], cycle: usize) -> Result<()> {
+    let (kube, plain) = (stage.kube()?, stage.plain()?);
+    let [download, upload, hang] = ["download", "upload", "hang"].map(|what| format!("{what}-{cycle}"));
     let watch = "/api/v1/namespaces/kube-system/configmaps?watch=1";
+    let half_read = format!("/download?id={download}&size=50000000");
     let mut wires = Vec::new();
-    for (target, path) in [(kube, watch), (kube, "/openapi/v2"), (plain, "/download?id=leak-d&size=50000000")] {
+    for (target, path) in [(&kube, watch), (&kube, "/openapi/v2"), (&plain, half_read.as_str())] {
         let mut wire = target.begin("GET", path, &[]).await?;
         let head = wire.need_head().await?;
         ensure!(head.status() == 200, "{path}: {}", head.first);
@@ -87,7 +91,9 @@ async fn abandon(kube: &Target, plain: &Target, clients: &[reqwest::Client; 2], 
     }
     let length = "content-length: 1000000";
     let json = "content-type: application/json";
-    for (target, path) in [(kube, "/api/v1/namespaces/default/configmaps?dryRun=All"), (plain, "/upload?id=leak-u")] {
+    let half_sent = format!("/upload?id={upload}");
+    let dry_run = "/api/v1/namespaces/default/configmaps?dryRun=All";
+    for (target, path) in [(&kube, dry_run), (&plain, half_sent.as_str())] {
         let mut wire = target.begin("POST", path, &[length, json]).await?;
         wire.send(&vec![b' '; 100_000]).await?;
         wires.push(wire);
@@ -95,11 +101,12 @@ async fn abandon(kube: &Target, plain: &Target, clients: &[reqwest::Client; 2], 
     let [kube_client, plain_client] = clients;
     let mut watching = kube_client.get(kube.url(watch)).send().await?.error_for_status()?;
     ensure!(watching.chunk().await?.is_some(), "the watch ends");
-    let hanging = plain_client.get(plain.url(&format!("/hang?id=leak-h-{}", cycle % 2))).send();
-    // Long enough for the request to be on its way; it is never answered.
-    let answered = tokio::time::timeout(Duration::from_millis(5), hanging).await;
-    ensure!(answered.is_err(), "what hangs is answered");
-    Ok(())
+    let unanswered = plain_client.get(plain.url(&format!("/hang?id={hang}"))).send();
+    tokio::select! {
+        answer = unanswered => bail!("what hangs is answered: {answer:?}"),
+        arrived = stage.backend.started(&hang, ARRIVES) => arrived?,
+    }
+    stage.backend.started(&upload, ARRIVES).await
 }
 
 /// Watches and other long requests that the API server has under way for the lab's user and all others.

@@ -13,7 +13,7 @@ use futures::{SinkExt, StreamExt};
 use lab::until;
 use serde_json::Value;
 use std::time::Duration;
-use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
+use tokio::{io::AsyncWriteExt, net::TcpStream, time::timeout};
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::{
     WebSocketStream,
@@ -67,19 +67,17 @@ async fn hear(socket: &mut Socket, kinds: &[&str]) -> Result<Value> {
     .with_context(|| format!("none of {kinds:?}"))?
 }
 
-/// The code the link is closed with; 0 when it just ends.
+/// The code the link is closed with.
 async fn closed(socket: &mut Socket) -> Result<u16> {
     timeout(SOON, async {
         loop {
-            match socket.next().await {
-                Some(Ok(Message::Close(frame))) => return frame.map_or(0, |frame| frame.code.into()),
-                Some(Ok(_)) => {}
-                Some(Err(_)) | None => return 0,
+            if let Message::Close(frame) = socket.next().await.context("the link ends without a code")?? {
+                return Ok(frame.context("the link is closed without a code")?.code.into());
             }
         }
     })
     .await
-    .context("the link stays open")
+    .context("the link stays open")?
 }
 
 async fn links(stage: &Stage) -> Result<u64> {
@@ -158,34 +156,35 @@ pub async fn a_link_that_breaks_the_rules_is_closed_and_nobody_else_notices(stag
     let token = stage.lab.create_token(&["--agent", "--cluster", "hostile"]).await?;
     let big = "x".repeat(5 << 20);
     let deep = format!("{{\"type\":\"register\",\"payload\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
-    // What is sent before anything else, and the code that answers it; 0: any end.
-    let first: [(&str, Message, u16); 6] = [
-        ("invalid JSON", Message::text("{\"type\": \"regi"), 1007),
-        ("a register without an id", Message::text(r#"{"type":"register","payload":{}}"#), 1007),
-        ("deep JSON", Message::text(deep), 1007),
-        ("binary before hello", Message::Binary(Bytes::from_static(b"\0\x01\0\x01\0\0\0\x02\0\0\0\0")), 0),
-        ("a text of 5 MiB", Message::text(big.clone()), 1009),
-        ("a binary of 5 MiB", Message::Binary(big.into()), 1009),
+    let control_plane = stage.process("control-plane")?;
+    let bad = "pipeops_control_plane_bad_messages_total";
+    // What is sent before anything else, the code that answers it, and how many messages then count as unreadable.
+    let first: [(&str, Message, u16, f64); 6] = [
+        ("invalid JSON", Message::text("{\"type\": \"regi"), 1007, 1.0),
+        ("a register without an id", Message::text(r#"{"type":"register","payload":{}}"#), 1007, 1.0),
+        ("deep JSON", Message::text(deep), 1007, 1.0),
+        ("binary before hello", Message::Binary(Bytes::from_static(b"\0\x01\0\x01\0\0\0\x02\0\0\0\0")), 1002, 0.0),
+        ("a text of 5 MiB", Message::text(big.clone()), 1009, 0.0),
+        ("a binary of 5 MiB", Message::Binary(big.into()), 1009, 0.0),
     ];
-    for (what, message, code) in first {
+    for (what, message, code, unreadable) in first {
+        let before = Look::at(&control_plane).await?.metric(bad);
         let mut socket = link(stage, &token).await?;
-        // It may be closed while it is still sending.
-        drop(timeout(SOON, socket.send(message)).await.with_context(|| what.to_owned())?);
+        timeout(SOON, socket.send(message)).await.with_context(|| what.to_owned())?.with_context(|| what.to_owned())?;
         let end = closed(&mut socket).await.with_context(|| what.to_owned())?;
-        ensure!(end == code || end == 0 || code == 0, "{what}: closed with {end}, not {code}");
+        ensure!(end == code, "{what}: closed with {end}, not {code}");
+        let after = Look::at(&control_plane).await?.metric(bad);
+        ensure!(after == before + unreadable, "{what}: {bad} is {after} after {before}");
         others.are_well(stage).await.with_context(|| format!("after {what}"))?;
     }
     // Bytes that are no WebSocket at all.
-    let mut stream =
-        dial(&stage.plain()?, &token).await?.map_err(|(status, body)| anyhow::anyhow!("{status}: {body}"))?;
-    tokio::io::AsyncWriteExt::write_all(&mut stream, &[0xff; 4096]).await?;
-    let mut rest = Vec::new();
-    // Closed one way or the other.
-    drop(timeout(SOON, stream.read_to_end(&mut rest)).await.context("garbage is listened to")?);
+    let mut socket = link(stage, &token).await?;
+    socket.get_mut().write_all(&[0xff; 4096]).await?;
+    let end = closed(&mut socket).await.context("garbage")?;
+    ensure!(end == 1002, "garbage: closed with {end}");
     others.are_well(stage).await.context("after garbage")?;
 
     // An unknown type is counted and passed over; what must come first is asked for.
-    let control_plane = stage.process("control-plane")?;
     let name = "pipeops_control_plane_unknown_messages_total";
     let counted = Look::at(&control_plane).await?.metric(name);
     let mut socket = link(stage, &token).await?;
@@ -206,7 +205,8 @@ pub async fn a_link_that_breaks_the_rules_is_closed_and_nobody_else_notices(stag
     let ack = r#"{"type":"gateway_hello_ack","payload":{"use_yamux":true,"capabilities":["streams/2"]}}"#;
     socket.send(Message::text(ack)).await?;
     socket.send(Message::Binary(Bytes::from(vec![0xee; 1000]))).await?;
-    closed(&mut socket).await.context("no yamux")?;
+    let end = closed(&mut socket).await.context("no yamux")?;
+    ensure!(end == 1002, "no yamux: closed with {end}");
     others.are_well(stage).await
 }
 

@@ -1,7 +1,8 @@
 //! A namespace with state-keeper's ServiceAccount and rights as the chart renders them, and a state-keeper in it.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use bus::{Bus, LocalBus, RequestError, Service};
+use e2e::chart::{Chart, Helm};
 use lab::{Lab, until};
 use runtime::{Context, Health};
 use serde_json::Value;
@@ -25,16 +26,15 @@ impl Place {
     pub async fn prepare(lab: &Lab, namespace: &str) -> Result<Self> {
         lab.admin().stdout(&["create", "namespace", namespace]).await?;
         let mut account = String::new();
-        for object in rendered(lab, namespace).await? {
-            let text = |pointer| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-            let (kind, name) = (text("/kind"), text("/metadata/name"));
+        for object in Helm::find().await?.in_namespace(namespace).template(Chart::Agent, &[]).await? {
+            let (kind, name) = (object.kind(), object.name());
             if !name.ends_with("-state-keeper") || !["ServiceAccount", "Role", "RoleBinding"].contains(&kind) {
                 continue;
             }
             if kind == "ServiceAccount" {
                 name.clone_into(&mut account);
             }
-            lab.admin().stdout_with_input(&["apply", "-n", namespace, "-f", "-"], &object.to_string()).await?;
+            lab.admin().stdout_with_input(&["apply", "-n", namespace, "-f", "-"], &object.0.to_string()).await?;
         }
         ensure!(!account.is_empty(), "the chart renders no ServiceAccount of state-keeper");
         let folder = lab.folder().join(namespace);
@@ -60,21 +60,6 @@ impl Place {
         let text = self.admin(lab, &["get", name, "-o", "json", "--ignore-not-found"]).await?;
         Ok(if text.trim().is_empty() { None } else { Some(serde_json::from_str(&text)?) })
     }
-}
-
-async fn rendered(lab: &Lab, namespace: &str) -> Result<Vec<Value>> {
-    let chart = lab::workspace().join("charts/pipeops-agent");
-    let mut helm = tokio::process::Command::new(lab.parts().path("helm")?);
-    helm.args(["template", "pipeops-agent", "--kube-version", "1.33.0", "--namespace", namespace]).arg(chart);
-    for value in
-        ["agent.cluster.name=demo", "agent.pipeops.apiUrl=https://control-plane:8443", "agent.pipeops.token=secret"]
-    {
-        helm.args(["--set", value]);
-    }
-    let output = helm.kill_on_drop(true).output().await.context("cannot run helm")?;
-    ensure!(output.status.success(), "helm template: {}", String::from_utf8_lossy(&output.stderr));
-    let documents: Vec<Value> = serde_saphyr::from_multiple(&String::from_utf8_lossy(&output.stdout))?;
-    Ok(documents.into_iter().filter(|document| !document.is_null()).collect())
 }
 
 /// A state-keeper in this process, on a bus of its own.

@@ -1,4 +1,4 @@
-//! Rendering a chart with helm, and looking into what comes out.
+//! Rendering the charts with helm, and looking into what comes out.
 
 use anyhow::{Context, Result, ensure};
 use lab::{Parts, Progress};
@@ -27,6 +27,8 @@ pub enum Chart {
 impl Chart {
     pub const ALL: [Self; 2] = [Self::Agent, Self::ControlPlane];
 
+    /// Where it is.
+    #[must_use]
     pub fn folder(self) -> &'static str {
         match self {
             Self::Agent => &AGENT,
@@ -35,6 +37,7 @@ impl Chart {
     }
 
     /// The values without which it does not render.
+    #[must_use]
     pub fn required(self) -> &'static [&'static str] {
         match self {
             Self::Agent => &[
@@ -47,6 +50,7 @@ impl Chart {
     }
 
     /// Every chart with its defaults and with what somebody else might set.
+    #[must_use]
     pub fn variants() -> [(Self, Vec<&'static str>); 6] {
         [
             (Self::Agent, vec![]),
@@ -102,6 +106,10 @@ impl Chart {
         ]
     }
 
+    /// A file of it.
+    ///
+    /// # Errors
+    /// When it cannot be read.
     pub fn read(self, file: &str) -> Result<String> {
         let path = PathBuf::from(self.folder()).join(file);
         std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
@@ -121,6 +129,9 @@ impl Chart {
     }
 
     /// Paths of the tables whose keys the chart decides; "" is the outermost. Kubernetes' own types are not among them.
+    ///
+    /// # Errors
+    /// When its values cannot be read.
     pub fn tables(self) -> Result<Vec<String>> {
         let mut found = vec![String::new()];
         walk(&self.values()?, "", &mut |path, value| {
@@ -132,6 +143,9 @@ impl Chart {
     }
 
     /// Paths of the single values.
+    ///
+    /// # Errors
+    /// When its values cannot be read.
     pub fn leaves(self) -> Result<Vec<String>> {
         let mut found = Vec::new();
         walk(&self.values()?, "", &mut |path, value| {
@@ -155,9 +169,14 @@ fn walk(value: &Value, path: &str, visit: &mut impl FnMut(&str, &Value)) {
 }
 
 /// helm, without a cluster.
-pub struct Helm(PathBuf);
+#[derive(Debug)]
+pub struct Helm {
+    binary: PathBuf,
+    namespace: String,
+}
 
 /// How a run of helm ended.
+#[derive(Debug)]
 pub struct Output {
     raw: Raw,
     pub stdout: String,
@@ -165,25 +184,44 @@ pub struct Output {
 }
 
 impl Output {
+    #[must_use]
     pub fn success(&self) -> bool {
         self.raw.status.success()
     }
 }
 
 impl Helm {
+    /// The lab's; what it renders is for `pipeops-system`.
+    ///
+    /// # Errors
+    /// When there is none.
     pub async fn find() -> Result<Self> {
-        Ok(Self(Parts::get(false, &Progress::slow_only()).await?.path("helm")?.to_owned()))
+        let binary = Parts::get(false, &Progress::slow_only()).await?.path("helm")?.to_owned();
+        Ok(Self { binary, namespace: "pipeops-system".to_owned() })
     }
 
+    /// From now on what it renders is for `namespace`.
+    #[must_use]
+    pub fn in_namespace(self, namespace: &str) -> Self {
+        Self { namespace: namespace.to_owned(), ..self }
+    }
+
+    /// Runs it with these arguments, however it ends.
+    ///
+    /// # Errors
+    /// When it cannot be run.
     pub async fn run(&self, args: &[&str]) -> Result<Output> {
-        let raw = Command::new(&self.0).args(args).stdin(Stdio::null()).kill_on_drop(true).output().await;
-        let raw = raw.with_context(|| format!("cannot run {}", self.0.display()))?;
+        let raw = Command::new(&self.binary).args(args).stdin(Stdio::null()).kill_on_drop(true).output().await;
+        let raw = raw.with_context(|| format!("cannot run {}", self.binary.display()))?;
         let stdout = String::from_utf8_lossy(&raw.stdout).into_owned();
         let stderr = String::from_utf8_lossy(&raw.stderr).into_owned();
         Ok(Output { raw, stdout, stderr })
     }
 
     /// `helm template` with both lists of values, however it ends.
+    ///
+    /// # Errors
+    /// When it cannot be run.
     pub async fn template_raw(&self, chart: Chart, values: &[&str], more: &[&str]) -> Result<Output> {
         // A helm that was built without naming a Kubernetes version takes itself for one of an ancient cluster.
         let mut args = vec![
@@ -191,7 +229,7 @@ impl Helm {
             "pipeops-agent",
             chart.folder(),
             "--namespace",
-            "pipeops-system",
+            &self.namespace,
             "--kube-version",
             "1.33.0",
         ];
@@ -200,6 +238,9 @@ impl Helm {
     }
 
     /// The rendered manifest with the required values and these.
+    ///
+    /// # Errors
+    /// When it does not render.
     pub async fn render(&self, chart: Chart, values: &[&str]) -> Result<String> {
         let output = self.template_raw(chart, chart.required(), values).await?;
         ensure!(output.success(), "helm template {} {values:?}: {}", chart.folder(), output.stderr);
@@ -207,6 +248,9 @@ impl Helm {
     }
 
     /// The rendered objects with the required values and these.
+    ///
+    /// # Errors
+    /// As [`Helm::render`], and when what it renders is not YAML.
     pub async fn template(&self, chart: Chart, values: &[&str]) -> Result<Vec<Object>> {
         let rendered = self.render(chart, values).await?;
         let documents: Vec<Value> = serde_saphyr::from_multiple(&rendered).context("what helm renders is not YAML")?;
@@ -215,33 +259,40 @@ impl Helm {
 }
 
 /// A rendered object.
+#[derive(Clone, Debug)]
 pub struct Object(pub Value);
 
 impl Object {
+    #[must_use]
     pub fn kind(&self) -> &str {
         text(&self.0, "/kind")
     }
 
+    #[must_use]
     pub fn name(&self) -> &str {
         text(&self.0, "/metadata/name")
     }
 
     /// Which service it belongs to.
+    #[must_use]
     pub fn service(&self) -> String {
         text(&self.0, "/metadata/labels/app.kubernetes.io~1name").to_owned()
     }
 
     /// The pod's spec, if it makes pods.
+    #[must_use]
     pub fn pod(&self) -> Option<&Value> {
         self.0.pointer("/spec/template/spec")
     }
 
+    /// The items of the array at `pointer`, if there is one.
     pub fn list(&self, pointer: &str) -> impl Iterator<Item = &Value> {
         self.0.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
     }
 }
 
 /// The text at `pointer`, empty when there is none.
+#[must_use]
 pub fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
     value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use mux::{CloseCode, Closed, Incoming, Link, LinkMetrics, Role, Windows};
+use mux::{CloseCode, Closed, Incoming, Link, LinkMetrics, Role, Unread, Windows};
 use protocol::message::{ErrorReport, GatewayHello, GoAway, Register, RegisterSuccess, YamuxConfig};
 use protocol::{AgentMessage, ControlMessage, RequestId, capability};
 use runtime::error_text;
@@ -34,6 +34,8 @@ pub struct Agents {
     pub metrics: Arc<Metrics>,
     pub link_metrics: LinkMetrics,
     pub options: options::Links,
+    /// Of all links.
+    pub unread: Arc<Unread>,
     pub shutdown: CancellationToken,
 }
 
@@ -71,6 +73,7 @@ impl Agents {
             stream_window_total: self.options.window_total,
             ping_interval: self.options.ping_interval.get(),
             dead_after: self.options.dead_after.get(),
+            unread: Arc::clone(&self.unread),
             ..mux::Config::default()
         }
     }
@@ -126,7 +129,17 @@ impl Agents {
                 return Err(refused.into());
             }
         };
-        tracing::info!(cluster = cluster_name, agent = %register.agent_id, version = register.agent_version, "agent registered");
+        let agent = &register.agent_id;
+        tracing::info!(cluster = cluster_name, %agent, version = register.agent_version, "agent registered");
+        // The answer carries the cluster's name too.
+        if !register.name.is_empty() && register.name != cluster_name {
+            tracing::warn!(
+                cluster = cluster_name,
+                %agent,
+                name = register.name,
+                "the agent calls its cluster by another name than its token: the token's counts, users reach the cluster by it"
+            );
+        }
         let presence = cluster.arrives(&register);
         let mut session = Session { agents: self, token, link: link.clone(), cluster, presence, live: None, register };
         session.welcome(request_id.as_ref()).await?;

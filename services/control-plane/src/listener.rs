@@ -1,5 +1,9 @@
 //! Connections of users and agents: accepted, encrypted, served.
 
+#[cfg(test)]
+mod tests;
+
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -28,21 +32,24 @@ use crate::auth::TokenRecord;
 use crate::metrics::Metrics;
 use crate::proxy::RequestBody;
 use crate::route::{Router, Upgrade};
+use crate::stay::{Stay, StayLimits};
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// HTTP/1.1: longer than clients keep an idle connection themselves (Go: 90 s), so that none sends on one being closed.
 const SETTINGS: Settings = Settings {
     keep_alive: true,
     max_head: 128 * 1024,
     head_timeout: Some(Duration::from_secs(30)),
-    idle_timeout: Some(Duration::from_secs(120)),
+    // The connection's stay is limited, whatever the protocol.
+    idle_timeout: None,
     date: true,
 };
 /// Unanswered pings end an HTTP/2 connection, with the watches on it.
 const H2_PING: Duration = Duration::from_secs(20);
 const H2_WINDOW: u32 = 1 << 20;
-const H2_SEND_BUFFER: usize = 128 * 1024;
-const H2_STREAMS: u32 = 1024;
+/// What responses may have waiting for a connection that is slow, besides a piece of 16 KiB each: 8 MiB together.
+const H2_SEND_BUFFER: usize = 64 * 1024;
+/// Clients open another connection for more. The API server itself allows 100.
+const H2_STREAMS: u32 = 128;
 
 /// Boxed: the state of TLS is large, and each future that a connection passes through keeps a place for it.
 type Stream = Either<Box<TlsStream<TcpStream>>, TcpStream>;
@@ -55,6 +62,7 @@ pub struct Listener {
     pub agents: Arc<Agents>,
     pub metrics: Arc<Metrics>,
     pub max_connections: usize,
+    pub stay: StayLimits,
     pub stop: CancellationToken,
     /// Ends what is left, at once.
     pub cut: CancellationToken,
@@ -132,14 +140,19 @@ impl Listener {
 
     async fn http1(&self, stream: Stream) {
         let slot = UpgradeSlot::new();
+        let (stay, stop) = (Stay::begin(self.stay), self.stop.child_token());
         let service = {
-            let (router, slot) = (Arc::clone(&self.router), slot.clone());
+            let (router, stay, slot) = (Arc::clone(&self.router), Arc::clone(&stay), slot.clone());
             move |request: Request<exchange::Incoming>| {
-                let (router, slot) = (Arc::clone(&router), slot.clone());
-                async move { router.route(request.map(RequestBody::Left), Some(&slot)).await }
+                let (router, stay, slot) = (Arc::clone(&router), Arc::clone(&stay), slot.clone());
+                async move { router.route(request.map(RequestBody::Left), &stay, Some(&slot)).await }
             }
         };
-        match exchange::serve(SETTINGS, Socket::new(stream), slot, self.stop.cancelled(), service).await {
+        let served = tokio::select! {
+            served = exchange::serve(SETTINGS, Socket::new(stream), slot, stop.cancelled(), service) => served,
+            () = Box::pin(stay.overstayed(&stop)) => return,
+        };
+        match served {
             Ok(Some((client, Upgrade::Session(cluster, token)))) => {
                 let session = Box::pin(duplex::relay(client, cluster, |_| {}));
                 match token.revoked().run_until_cancelled(session).await {
@@ -162,11 +175,14 @@ impl Listener {
     }
 
     async fn http2(&self, stream: Box<TlsStream<TcpStream>>) {
-        let router = Arc::clone(&self.router);
-        let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-            let router = Arc::clone(&router);
-            async move { Ok::<_, std::convert::Infallible>(router.route(request.map(RequestBody::Right), None).await) }
-        });
+        let (stay, stop) = (Stay::begin(self.stay), self.stop.child_token());
+        let service = {
+            let (router, stay) = (Arc::clone(&self.router), Arc::clone(&stay));
+            service_fn(move |request: Request<hyper::body::Incoming>| {
+                let (router, stay) = (Arc::clone(&router), Arc::clone(&stay));
+                async move { Ok::<_, Infallible>(router.route(request.map(RequestBody::Right), &stay, None).await) }
+            })
+        };
         let mut http = http2::Builder::new(Tracked(self.tasks.clone()));
         http.timer(TokioTimer::new())
             .keep_alive_interval(H2_PING)
@@ -175,12 +191,18 @@ impl Listener {
             .max_send_buf_size(H2_SEND_BUFFER)
             .max_concurrent_streams(H2_STREAMS);
         let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
-        let outcome = tokio::select! {
-            outcome = &mut connection => outcome,
-            () = self.stop.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+        let serving = async {
+            tokio::select! {
+                outcome = &mut connection => outcome,
+                () = stop.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
             }
+        };
+        let outcome = tokio::select! {
+            outcome = serving => outcome,
+            () = Box::pin(stay.overstayed(&stop)) => return,
         };
         if let Err(error) = outcome {
             tracing::debug!(%error, "HTTP/2 connection failed");
@@ -198,20 +220,5 @@ where
 {
     fn execute(&self, future: F) {
         self.0.spawn(future);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What each idle watch or kept connection costs beside its TLS.
-    #[test]
-    fn the_task_of_a_connection_is_small() {
-        fn size<A, B, F>(_: fn(A, B) -> F) -> usize {
-            size_of::<F>()
-        }
-        let size = size::<&Listener, _, _>(Listener::connection);
-        assert!(size <= 3072, "{size} bytes");
     }
 }

@@ -76,6 +76,9 @@ pub struct Links {
     /// The most bytes that fast streams of one link together may have waiting beyond 256 KiB each. They get no more than
     /// that when this is 0, which limits one stream to 256 KiB for each round trip.
     pub window_total: usize,
+    /// The most bytes that responses may have waiting in memory for clients to read them, over all links together. Above
+    /// it those that were not read for longest and hold most are cut.
+    pub unread_total: usize,
     /// Largest message accepted from an agent, in bytes.
     pub max_message: usize,
     /// Idle streams kept per link for the next request.
@@ -89,6 +92,7 @@ impl Default for Links {
             dead_after: Duration::from_secs(20),
             max_streams: 4096,
             window_total: 4 << 20,
+            unread_total: 128 << 20,
             max_message: 4 << 20,
             max_idle_streams: 256,
         }

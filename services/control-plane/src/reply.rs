@@ -12,6 +12,7 @@ use runtime::Span;
 
 use crate::metrics::{Active, Metrics};
 use crate::revocable::Revocable;
+use crate::stay::Authenticated;
 
 /// Of our own making, or the cluster's response as it arrives.
 pub type ResponseBody = Observed<Either<axum::body::Body, Revocable<exchange::Body<MuxStream>>>, Watch>;
@@ -20,13 +21,15 @@ pub type ResponseBody = Observed<Either<axum::body::Body, Revocable<exchange::Bo
 #[derive(Debug)]
 pub struct Watch {
     pub active: Active,
+    /// Present once the request has shown a valid token.
+    pub authenticated: Option<Authenticated>,
     /// None while nothing is recorded, which is the usual case.
     pub span: Option<Box<Span>>,
 }
 
 impl Watch {
     pub fn begin(metrics: &Arc<Metrics>) -> Self {
-        Self { active: metrics.begin(), span: None }
+        Self { active: metrics.begin(), authenticated: None, span: None }
     }
 
     /// `path` is that of the request.

@@ -9,12 +9,13 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use protocol::{Status, endpoint};
 use serde::Serialize;
 
 use crate::auth::{Grant, TokenRecord, Tokens};
 use crate::clusters::{Cluster, Clusters};
+use crate::stay::Stay;
 
 #[derive(Clone, Debug)]
 struct Api {
@@ -53,11 +54,12 @@ pub fn router(tokens: Arc<Tokens>, clusters: Arc<Clusters>) -> Router {
         .with_state(Api { tokens, clusters })
 }
 
-async fn list(State(api): State<Api>, headers: HeaderMap) -> Response {
+async fn list(State(api): State<Api>, Extension(stay): Extension<Arc<Stay>>, headers: HeaderMap) -> Response {
     let token = match api.tokens.authenticate(&headers).await {
         Ok(token) => token,
         Err(status) => return failure(&status),
     };
+    let _authenticated = stay.authenticated();
     if matches!(token.grant, Grant::Agent { .. }) {
         return failure(&Status::forbidden("an agent's token does not list clusters"));
     }

@@ -14,6 +14,7 @@ use crate::auth::{Grant, TokenRecord, Tokens};
 use crate::metrics::Metrics;
 use crate::proxy::{Proxy, RequestBody, Target};
 use crate::reply::{ResponseBody, Watch};
+use crate::stay::Stay;
 
 /// What a connection becomes after a 101.
 #[derive(Debug)]
@@ -36,10 +37,11 @@ impl Router {
     /// `slot` is absent on HTTP/2, which has no upgrades.
     pub async fn route(
         &self,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
+        stay: &Arc<Stay>,
         slot: Option<&UpgradeSlot<Upgrade>>,
     ) -> Response<ResponseBody> {
-        let watch = Watch::begin(&self.metrics);
+        let mut watch = Watch::begin(&self.metrics);
         if request.uri().path() == endpoint::AGENT_WS {
             return match self.accept_agent(&request, slot).await {
                 Ok(response) => watch.ours(response),
@@ -47,6 +49,7 @@ impl Router {
             };
         }
         if Target::of(request.uri()).is_none() {
+            request.extensions_mut().insert(Arc::clone(stay));
             let answer: Result<_, Infallible> = self.rest.clone().oneshot(request).await;
             return match answer {
                 Ok(response) => watch.ours(response),
@@ -57,6 +60,7 @@ impl Router {
             Ok(token) => token,
             Err(status) => return watch.status(&status, request.uri().path()),
         };
+        watch.authenticated = Some(stay.authenticated());
         if slot.is_none() && hop::upgrade_type(request.headers()).is_some() {
             return watch.status(&Status::bad_request("an upgrade needs HTTP/1.1"), request.uri().path());
         }

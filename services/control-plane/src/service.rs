@@ -18,6 +18,7 @@ use crate::options::Options;
 use crate::proxy::Proxy;
 use crate::rest;
 use crate::route::Router;
+use crate::stay::StayLimits;
 use crate::store::Folder;
 use crate::tls;
 
@@ -35,6 +36,7 @@ pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<
         clusters: Arc::clone(&clusters),
         metrics: Arc::clone(&metrics),
         link_metrics: mux::LinkMetrics::register(&context.meter, "pipeops_control_plane"),
+        unread: Arc::new(mux::Unread::limited(options.links.unread_total)),
         options: options.links.clone(),
         shutdown: CancellationToken::new(),
     });
@@ -55,6 +57,7 @@ pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<
         agents: Arc::clone(&agents),
         metrics,
         max_connections: options.max_connections,
+        stay: StayLimits::default(),
         stop: context.shutdown.clone(),
         cut: CancellationToken::new(),
         tasks: TaskTracker::new(),

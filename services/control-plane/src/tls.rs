@@ -45,9 +45,8 @@ pub fn open(options: &options::Tls, data_dir: &Path) -> anyhow::Result<Option<Se
         (None, None) => generated::ensure(&data_dir.join("tls"), &options.names)?,
         _ => anyhow::bail!("tls.cert_file and tls.key_file go together: only one is set"),
     };
-    let mut config = runtime::tls::server_config(&cert, &key, &ALPN)?;
-    let files = Files::open(cert, key, Arc::clone(config.crypto_provider())).context("cannot use the certificate")?;
-    config.cert_resolver = Arc::clone(&files.shown) as Arc<dyn ResolvesServerCert>;
+    let files = Files::open(cert, key, runtime::tls::provider()).context("cannot use the certificate")?;
+    let config = runtime::tls::server_config(Arc::clone(&files.shown) as _, &ALPN)?;
     Ok(Some(ServerTls { config: Arc::new(config), files }))
 }
 

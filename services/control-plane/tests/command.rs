@@ -100,6 +100,10 @@ fn what_makes_no_sense_is_refused_with_the_reason() {
         let said = refused(place.path(), &[&["token", "create"], args].concat());
         assert!(said.contains(wanted), "{args:?}: {said}");
     }
+    let many: Vec<_> = (0..65).flat_map(|i| ["--group".to_owned(), format!("g{i}")]).collect();
+    let many: Vec<_> = many.iter().map(String::as_str).collect();
+    let said = refused(place.path(), &[&["token", "create", "--user", "x"], &many[..]].concat());
+    assert!(said.contains("at most 64 groups") && said.contains("65"), "{said}");
     assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0, "something was stored");
 }
 

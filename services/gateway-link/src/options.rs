@@ -99,8 +99,8 @@ impl Default for Reconnect {
     }
 }
 
-/// What the control plane sends and a stream has not passed on waits in memory: 256 KiB for each stream at most, and
-/// `window_total` more for all of them together.
+/// What the control plane sends and a stream has not passed on waits in memory: 256 KiB for each stream at most,
+/// `window_total` more for fast ones, and `unread_total` for all of them together.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Link {
@@ -109,11 +109,14 @@ pub struct Link {
     /// The most bytes that fast streams together may have waiting beyond 256 KiB each. They get no more than that when
     /// this is 0, which limits one stream to 256 KiB for each round trip.
     pub window_total: usize,
+    /// The most bytes that all streams together may have waiting. Above it those that were not passed on for longest and
+    /// hold most are reset.
+    pub unread_total: usize,
 }
 
 impl Default for Link {
     fn default() -> Self {
-        Self { max_streams: 4096, window_total: 4 * 1024 * 1024 }
+        Self { max_streams: 4096, window_total: 4 << 20, unread_total: 32 << 20 }
     }
 }
 

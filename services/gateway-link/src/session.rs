@@ -1,4 +1,5 @@
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bus::state::Identity;
@@ -73,6 +74,7 @@ impl Links {
             dead_after: pipeops.dead_after.get(),
             max_streams: self.options.link.max_streams,
             stream_window_total: self.options.link.window_total,
+            unread: Arc::new(mux::Unread::limited(self.options.link.unread_total)),
             ..mux::Config::default()
         };
         let socket = dial(pipeops, config.websocket()).await?;

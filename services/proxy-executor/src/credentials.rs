@@ -4,8 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use http::HeaderValue;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
+use runtime::tls::{ClientTrust, TlsError, client_config};
 
 /// How old a token in memory may be. The kubelet replaces the file long before the old token expires.
 const TOKEN_AGE: Duration = Duration::from_secs(5);
@@ -16,10 +15,8 @@ pub enum CredentialError {
     Read { what: &'static str, path: PathBuf, source: io::Error },
     #[error("{path:?} does not hold a token that fits a header")]
     Token { path: PathBuf },
-    #[error("{path:?} holds no usable PEM certificate")]
-    Certificate { path: PathBuf },
-    #[error("cannot set up TLS")]
-    Tls(#[from] rustls::Error),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 /// A bearer token in a file that its owner replaces now and then.
@@ -84,22 +81,10 @@ impl CaFile {
         {
             return Ok(Arc::clone(config));
         }
-        let config = Arc::new(self.read_config()?);
+        let trust = ClientTrust { ca_file: Some(&self.path), system_roots: false, insecure_skip_verify: false };
+        let config = client_config(trust, &[])?;
         *current = Some((modified, Arc::clone(&config)));
         Ok(config)
-    }
-
-    fn read_config(&self) -> Result<rustls::ClientConfig, CredentialError> {
-        let unusable = || CredentialError::Certificate { path: self.path.clone() };
-        let pem = read("CA file", &self.path)?;
-        let mut roots = rustls::RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(&pem) {
-            roots.add(certificate.map_err(|_| unusable())?).map_err(|_| unusable())?;
-        }
-        if roots.is_empty() {
-            return Err(unusable());
-        }
-        Ok(rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
     }
 }
 

@@ -39,7 +39,7 @@ impl Streams {
     /// Losing the future loses nothing.
     pub async fn recv(&mut self) -> Option<MuxStream> {
         loop {
-            let mut stream = self.queue.recv().await?;
+            let stream = self.queue.recv().await?;
             if !stream.was_reset() {
                 stream.acknowledge();
                 return Some(stream);

@@ -1,12 +1,23 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+
+use crate::unread::Unread;
 
 /// yamux gives each stream this window before anything is tuned.
 pub(crate) const INITIAL_WINDOW: usize = 256 * 1024;
 
 /// Bytes of stream data gathered for one WebSocket message; yamux waits above it.
 pub(crate) const OUT_LIMIT: usize = 64 * 1024;
+
+/// Largest body of a data frame that we send.
+pub(crate) const SPLIT: usize = 16 * 1024;
+
+/// Bytes of streams that may wait on a link for [`OUT_LIMIT`], besides one frame of each stream.
+pub(crate) const UNSENT: usize = 1 << 20;
+
+/// What yamux and the allocator need for each frame that waits, besides its body.
+pub(crate) const FRAME_COST: usize = 64;
 
 /// How long a frame that only acknowledges a stream may wait for company.
 pub(crate) const LAZY: Duration = Duration::from_millis(5);
@@ -37,6 +48,8 @@ pub struct Config {
     pub close_timeout: Duration,
     /// With [`Windows::Tuned`], bytes that all streams together may have in their windows beyond 256 KiB each.
     pub stream_window_total: usize,
+    /// Limits what all streams together may leave unread, over all links that are given the same.
+    pub unread: Arc<Unread>,
 }
 
 impl Default for Config {
@@ -51,6 +64,7 @@ impl Default for Config {
             dead_after: Duration::from_secs(20),
             close_timeout: Duration::from_secs(2),
             stream_window_total: 4 << 20,
+            unread: Arc::new(Unread::limited(64 << 20)),
         }
     }
 }
@@ -82,7 +96,7 @@ impl Config {
             .set_max_connection_receive_window(None)
             .set_max_num_streams(streams)
             .set_max_connection_receive_window(Some((streams * INITIAL_WINDOW).saturating_add(tuned)))
-            .set_split_send_size(16 * 1024);
+            .set_split_send_size(SPLIT);
         config
     }
 }

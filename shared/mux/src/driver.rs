@@ -45,7 +45,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let signals = Arc::new(Signals::default());
-    let shared = Arc::new(Shared::new(signals.clone()));
+    let shared = Arc::new(Shared::new(signals.clone(), config.unread.clone()));
     let (text_sender, texts) = mpsc::channel(config.control_queue.max(1));
     let (control, control_queue) = mpsc::channel(config.control_queue.max(1));
     let (open_sender, opens) = mpsc::channel(OPENS);

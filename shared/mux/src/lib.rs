@@ -9,7 +9,7 @@
 //!
 //! The driver is the only task that touches the socket. Text goes out before stream data, streams take turns by
 //! 16 KiB frames, and the reader never waits for a consumer: what a stream may buffer is bounded by its yamux window,
-//! and a queue that its consumer leaves full ends the link with a close code that says so.
+//! what all may buffer by [`Unread`], and a queue that its consumer leaves full ends the link with a close code that says so.
 //!
 //! This crate knows nothing of what the text messages or the stream headers mean.
 
@@ -28,6 +28,7 @@ mod state;
 mod stats;
 mod stream;
 mod transport;
+mod unread;
 
 pub use accept::{Control, Incoming, Streams};
 pub use closed::{Closed, OpenError};
@@ -38,3 +39,4 @@ pub use metrics::LinkMetrics;
 pub use stats::Stats;
 pub use stream::MuxStream;
 pub use tokio_tungstenite::tungstenite::{Utf8Bytes, protocol::frame::coding::CloseCode};
+pub use unread::Unread;

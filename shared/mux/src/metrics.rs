@@ -27,17 +27,21 @@ struct Links {
 struct Totals {
     streams: u64,
     refused: u64,
+    evicted: u64,
     bytes_in: u64,
     bytes_out: u64,
     rtt_micros: u64,
+    unread: u64,
 }
 
 impl LinkMetrics {
-    /// Registers `<prefix>_link_streams`, `_link_streams_refused_total`, `_link_bytes_total{direction}` and
-    /// `_link_round_trip_seconds` (the longest of the last ones).
+    /// Registers `<prefix>_link_streams`, `_link_streams_refused_total`, `_link_streams_evicted_total`,
+    /// `_link_bytes_total{direction}`, `_link_round_trip_seconds` (the longest of the last ones) and
+    /// `_link_unread_bytes` (of the fullest [`Unread`](crate::Unread); all links of a process share one).
     #[must_use]
     pub fn register(meter: &Meter, prefix: &str) -> Self {
         let metrics = Self(Arc::default());
+        metrics.gauge(meter, format!("{prefix}_link_streams"), "Streams open on the link", |totals| totals.streams);
         let links = Arc::clone(&metrics.0);
         let _round_trip = meter
             .f64_observable_gauge(format!("{prefix}_link_round_trip_seconds"))
@@ -46,18 +50,21 @@ impl LinkMetrics {
                 observer.observe(Duration::from_micros(lock(&links).totals().rtt_micros).as_secs_f64(), &[]);
             })
             .build();
-        let links = Arc::clone(&metrics.0);
-        let _streams = meter
-            .u64_observable_gauge(format!("{prefix}_link_streams"))
-            .with_description("Streams open on the link")
-            .with_callback(move |observer| observer.observe(lock(&links).totals().streams, &[]))
-            .build();
-        let links = Arc::clone(&metrics.0);
-        let _refused = meter
-            .u64_observable_counter(format!("{prefix}_link_streams_refused"))
-            .with_description("Streams of the peer that were reset at once because of the cap")
-            .with_callback(move |observer| observer.observe(lock(&links).totals().refused, &[]))
-            .build();
+        metrics.gauge(meter, format!("{prefix}_link_unread_bytes"), "Received on streams and not yet read", |totals| {
+            totals.unread
+        });
+        metrics.counter(
+            meter,
+            format!("{prefix}_link_streams_refused"),
+            "Streams of the peer that were reset at once because of the cap",
+            |totals| totals.refused,
+        );
+        metrics.counter(
+            meter,
+            format!("{prefix}_link_streams_evicted"),
+            "Streams that were reset because what all leave unread was above the limit",
+            |totals| totals.evicted,
+        );
         let links = Arc::clone(&metrics.0);
         let _bytes = meter
             .u64_observable_counter(format!("{prefix}_link_bytes"))
@@ -77,6 +84,24 @@ impl LinkMetrics {
         links.settle();
         links.live.push(Arc::clone(&link.shared));
     }
+
+    fn gauge(&self, meter: &Meter, name: String, description: &'static str, value: fn(&Totals) -> u64) {
+        let links = Arc::clone(&self.0);
+        let _registered = meter
+            .u64_observable_gauge(name)
+            .with_description(description)
+            .with_callback(move |observer| observer.observe(value(&lock(&links).totals()), &[]))
+            .build();
+    }
+
+    fn counter(&self, meter: &Meter, name: String, description: &'static str, value: fn(&Totals) -> u64) {
+        let links = Arc::clone(&self.0);
+        let _registered = meter
+            .u64_observable_counter(name)
+            .with_description(description)
+            .with_callback(move |observer| observer.observe(value(&lock(&links).totals()), &[]))
+            .build();
+    }
 }
 
 impl Links {
@@ -90,7 +115,7 @@ impl Links {
             }
             !is_over
         });
-        (ended.streams, ended.rtt_micros) = (0, 0);
+        (ended.streams, ended.rtt_micros, ended.unread) = (0, 0, 0);
     }
 
     fn totals(&mut self) -> Totals {
@@ -109,21 +134,23 @@ impl Totals {
         let rtt = stats.rtt.map_or(0, |rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX));
         self.streams += u64::try_from(stats.open_streams).unwrap_or(u64::MAX);
         self.refused += stats.refused;
+        self.evicted += stats.evicted;
         self.bytes_in += stats.bytes_in;
         self.bytes_out += stats.bytes_out;
         self.rtt_micros = self.rtt_micros.max(rtt);
+        self.unread = self.unread.max(u64::try_from(link.unread.bytes()).unwrap_or(u64::MAX));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{closed::Closed, signals::Signals};
+    use crate::closed::Closed;
 
     #[test]
     fn what_an_ended_link_has_carried_still_counts() {
         let link = || {
-            let shared = Arc::new(Shared::new(Arc::new(Signals::default())));
+            let shared = Arc::new(Shared::default());
             shared.counters.message_in(10);
             shared.counters.open_streams.store(1, Ordering::Relaxed);
             shared

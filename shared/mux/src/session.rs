@@ -45,11 +45,13 @@ impl Session {
         accepted: mpsc::Sender<MuxStream>,
         opens: mpsc::Receiver<Opened>,
     ) -> Self {
+        let transport = Arc::new(Mutex::new(Transport::new(shared.clone())));
+        shared.unread.join(&transport);
         Self {
             role,
             config,
             shared,
-            transport: Arc::default(),
+            transport,
             yamux: None,
             accepted: Some(accepted),
             opens,
@@ -130,6 +132,8 @@ impl Session {
         counters.open_streams.store(transport.open_streams(), Ordering::Relaxed);
         counters.frames_in.store(transport.frames_in, Ordering::Relaxed);
         counters.frames_out.store(transport.frames_out, Ordering::Relaxed);
+        drop(transport);
+        self.shared.unread.relieve();
         Ok(more)
     }
 
@@ -177,7 +181,7 @@ impl Session {
                     drop(transport);
                     add(&self.shared.counters.opened, 1);
                     // The asker may be gone; the stream is then dropped, and with it its entry.
-                    let _ = reply.send(Ok(MuxStream::new(stream, state, self.shared.clone())));
+                    let _ = reply.send(Ok(MuxStream::new(stream, state)));
                 }
                 Poll::Ready(Err(error)) => {
                     let closed = Closed::from(error);
@@ -214,7 +218,7 @@ fn accept(
         let mut transport = lock(transport);
         (transport.open(stream.id().val()), transport.within(config.max_streams()))
     };
-    let stream = MuxStream::new(stream, state, shared.clone());
+    let stream = MuxStream::new(stream, state);
     if !fits {
         // The two ends may differ for a moment about how many are open, so this is no reason to end the link.
         add(&shared.counters.refused, 1);

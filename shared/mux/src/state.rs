@@ -13,6 +13,7 @@ use crate::{
     config::Windows,
     signals::{LINK, Signals},
     stats::Counters,
+    unread::Unread,
 };
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -23,7 +24,7 @@ const NOT_STARTED: u8 = 0;
 const FIXED: u8 = 1;
 const TUNED: u8 = 2;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Shared {
     pub(crate) signals: Arc<Signals>,
     pub(crate) counters: Counters,
@@ -31,22 +32,18 @@ pub(crate) struct Shared {
     pub(crate) dropped: Mutex<Vec<u32>>,
     /// Bytes of text waiting in the incoming control queue.
     pub(crate) control_bytes: AtomicUsize,
+    /// What all streams have received and not read, on this link and others.
+    pub(crate) unread: Arc<Unread>,
+    /// What all streams of this link have written and yamux has yet to pass on.
+    pub(crate) unsent: AtomicUsize,
     started: AtomicU8,
     close: Mutex<Option<(CloseCode, &'static str)>>,
     closed: watch::Sender<Option<Closed>>,
 }
 
 impl Shared {
-    pub(crate) fn new(signals: Arc<Signals>) -> Self {
-        Self {
-            signals,
-            counters: Counters::default(),
-            dropped: Mutex::default(),
-            control_bytes: AtomicUsize::new(0),
-            started: AtomicU8::new(NOT_STARTED),
-            close: Mutex::default(),
-            closed: watch::Sender::new(None),
-        }
+    pub(crate) fn new(signals: Arc<Signals>, unread: Arc<Unread>) -> Self {
+        Self { signals, unread, ..Self::default() }
     }
 
     pub(crate) fn start(&self, windows: Windows) {

@@ -14,6 +14,8 @@ pub struct Stats {
     pub accepted: u64,
     /// Streams of the peer that were reset at once because of the cap.
     pub refused: u64,
+    /// Streams that were reset because [`Unread`](crate::Unread) was above its limit.
+    pub evicted: u64,
     /// Payload bytes of WebSocket messages, text and binary.
     pub bytes_in: u64,
     pub bytes_out: u64,
@@ -27,13 +29,14 @@ pub struct Stats {
     pub rtt: Option<Duration>,
 }
 
-/// The same, written by the driver alone.
+/// The same, written by the driver alone, but for `evicted`.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) open_streams: AtomicUsize,
     pub(crate) opened: AtomicU64,
     pub(crate) accepted: AtomicU64,
     pub(crate) refused: AtomicU64,
+    pub(crate) evicted: AtomicU64,
     pub(crate) bytes_in: AtomicU64,
     pub(crate) bytes_out: AtomicU64,
     pub(crate) messages_in: AtomicU64,
@@ -67,6 +70,7 @@ impl Counters {
             opened: load(&self.opened),
             accepted: load(&self.accepted),
             refused: load(&self.refused),
+            evicted: load(&self.evicted),
             bytes_in: load(&self.bytes_in),
             bytes_out: load(&self.bytes_out),
             messages_in: load(&self.messages_in),

@@ -1,3 +1,5 @@
+pub(crate) mod state;
+
 use std::{
     fmt, io,
     pin::Pin,
@@ -7,27 +9,25 @@ use std::{
 
 use bytes::Bytes;
 use duplex::Duplex;
-use futures::{Stream as _, io::AsyncRead as _, io::AsyncWrite as _};
+use futures::io::AsyncWrite as _;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::{
-    closed::Closed,
-    state::{Shared, lock},
-    transport::{DROPPED, FIN_IN, READ_OUT, RST_IN, SHUT, StreamState},
-};
+use self::state::{EVICTED, FIN_IN, READ_OUT, RST_IN, SHUT, StreamState};
+use crate::{closed::Closed, state::lock};
 
 /// One stream of the link.
 ///
 /// - The end of reading is clean only after the peer's FIN; a reset is [`io::ErrorKind::ConnectionReset`], the end of
-///   the link [`io::ErrorKind::ConnectionAborted`] with the [`Closed`] as its source.
+///   the link [`io::ErrorKind::ConnectionAborted`] with the [`Closed`] as its source, and so is the loss of a stream that
+///   was left unread while [`Unread`](crate::Unread) was above its limit.
 /// - `shutdown` ends our direction and leaves the other open.
 /// - Dropped before both directions have ended, the stream is reset on the peer's side.
 /// - `flush` does nothing: what is written is on its way.
 /// - The peer learns of an opened stream with its first written byte, so whoever opens has to write first.
 pub struct MuxStream {
-    inner: yamux::Stream,
     state: Arc<StreamState>,
-    shared: Arc<Shared>,
+    /// What `poll_read` has left of a piece.
+    rest: Bytes,
 }
 
 impl fmt::Debug for MuxStream {
@@ -37,13 +37,14 @@ impl fmt::Debug for MuxStream {
 }
 
 impl MuxStream {
-    pub(crate) fn new(inner: yamux::Stream, state: Arc<StreamState>, shared: Arc<Shared>) -> Self {
-        Self { inner, state, shared }
+    pub(crate) fn new(inner: yamux::Stream, state: Arc<StreamState>) -> Self {
+        *lock(&state.inner) = Some(inner);
+        Self { state, rest: Bytes::new() }
     }
 
     /// The yamux stream id: odd when the agent opened it, even when the control plane did.
     pub fn id(&self) -> u32 {
-        self.inner.id().val()
+        self.state.id
     }
 
     /// [`poll_chunk`](Duplex::poll_chunk) as a future; losing it loses nothing.
@@ -52,18 +53,18 @@ impl MuxStream {
     }
 
     pub(crate) fn was_reset(&self) -> bool {
-        self.state.has(RST_IN)
+        self.state.has(RST_IN) || self.state.has(EVICTED)
     }
 
     /// Tells the peer that the stream was taken; hashicorp/yamux closes its session when that takes over 75 s, and
     /// both implementations stop opening after 256 that were not. A fresh stream always has room for the frame.
-    pub(crate) fn acknowledge(&mut self) {
+    pub(crate) fn acknowledge(&self) {
         let mut cx = Context::from_waker(std::task::Waker::noop());
-        let _ = Pin::new(&mut self.inner).poll_write(&mut cx, &[]);
+        let _ = self.state.poll_write(&mut cx, &[]);
     }
 
     fn read_end(&self) -> io::Result<()> {
-        if self.state.has(FIN_IN) {
+        if self.state.has(FIN_IN) && !self.state.has(EVICTED) {
             self.state.set(READ_OUT);
             return Ok(());
         }
@@ -71,29 +72,34 @@ impl MuxStream {
     }
 
     fn broken(&self) -> io::Error {
-        if self.state.has(SHUT) && !self.state.has(RST_IN) {
+        if self.state.has(SHUT) && !self.was_reset() {
             return io::Error::new(io::ErrorKind::BrokenPipe, "stream was shut down for writing");
         }
         self.abandoned()
     }
 
     fn abandoned(&self) -> io::Error {
+        if self.state.has(EVICTED) {
+            return io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "stream given up here: its data was left unread while that of all streams was above the limit",
+            );
+        }
         if self.state.has(RST_IN) {
             return io::Error::new(io::ErrorKind::ConnectionReset, "stream reset by the peer");
         }
-        io::Error::new(io::ErrorKind::ConnectionAborted, self.shared.why_closed().unwrap_or(Closed::Dropped))
+        io::Error::new(io::ErrorKind::ConnectionAborted, self.state.shared.why_closed().unwrap_or(Closed::Dropped))
     }
 }
 
 impl Duplex for MuxStream {
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
-        loop {
-            match ready!(Pin::new(&mut self.inner).poll_next(cx)) {
-                // What `poll_read` has left of a piece it read to its end.
-                Some(Ok(packet)) if packet.as_ref().is_empty() => {}
-                Some(Ok(packet)) => return Poll::Ready(Ok(Some(Bytes::from_owner(packet)))),
-                Some(Err(_)) | None => return Poll::Ready(self.read_end().map(|()| None)),
-            }
+        if !self.rest.is_empty() {
+            return Poll::Ready(Ok(Some(std::mem::take(&mut self.rest))));
+        }
+        match ready!(self.state.poll_piece(cx)) {
+            Some(piece) => Poll::Ready(Ok(Some(piece))),
+            None => Poll::Ready(self.read_end().map(|()| None)),
         }
     }
 
@@ -104,41 +110,40 @@ impl Duplex for MuxStream {
 
 impl AsyncRead for MuxStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let space = buf.initialize_unfilled();
-        if space.is_empty() {
+        if buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
-        match ready!(Pin::new(&mut self.inner).poll_read(cx, space)) {
-            Ok(0) | Err(_) => Poll::Ready(self.read_end()),
-            Ok(n) => {
-                buf.advance(n);
-                Poll::Ready(Ok(()))
-            }
+        if let Some(mut piece) = ready!(self.poll_chunk(cx))? {
+            let n = buf.remaining().min(piece.len());
+            buf.put_slice(&piece.split_to(n));
+            self.rest = piece;
         }
+        Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for MuxStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        Poll::Ready(ready!(Pin::new(&mut self.inner).poll_write(cx, buf)).map_err(|_| self.broken()))
+        Poll::Ready(ready!(self.state.poll_write(cx, buf)).map_err(|_| self.broken()))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.state.has(SHUT) {
             return Poll::Ready(Ok(()));
         }
-        if self.inner.is_closed() {
-            // By a reset or with the link; yamux would call that a success.
+        // Closed by a reset or with the link; yamux would call that a success.
+        let mut inner = lock(&self.state.inner);
+        let Some(inner) = inner.as_mut().filter(|inner| !inner.is_closed()) else {
             return Poll::Ready(Err(self.broken()));
-        }
-        match ready!(Pin::new(&mut self.inner).poll_close(cx)) {
+        };
+        match ready!(Pin::new(inner).poll_close(cx)) {
             // Only now: until the FIN is queued, a drop is an abort.
             Ok(()) => self.state.set(SHUT),
             Err(_) => return Poll::Ready(Err(self.broken())),
@@ -149,8 +154,6 @@ impl AsyncWrite for MuxStream {
 
 impl Drop for MuxStream {
     fn drop(&mut self) {
-        self.state.set(DROPPED);
-        lock(&self.shared.dropped).push(self.id());
-        // Dropping `inner` after this wakes the driver.
+        self.state.close();
     }
 }

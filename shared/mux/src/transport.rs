@@ -15,23 +15,18 @@ use std::{
     collections::HashMap,
     io,
     pin::Pin,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU8, Ordering},
-    },
+    sync::{Arc, Mutex},
     task::{Context, Poll},
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use futures::{
-    io::{AsyncRead, AsyncWrite},
-    task::AtomicWaker,
-};
+use futures::io::{AsyncRead, AsyncWrite};
 
 use crate::{
     config::OUT_LIMIT,
     frame::{ACK, DATA, FIN, GO_AWAY, HEADER, Header, PING, RST, SYN},
-    state::lock,
+    state::{Shared, lock},
+    stream::state::{CUT, DROPPED, FIN_IN, FIN_OUT, RST_IN, RST_OUT, SHUT, StreamState},
 };
 
 /// Unsent answers to pings, bytes, above which the peer is flooding.
@@ -39,60 +34,6 @@ const PONG_LIMIT: usize = 2 * OUT_LIMIT;
 
 /// So many acknowledgements wait for no company: the peer opens at most 256 streams without.
 const LAZY_BYTES: usize = 64 * HEADER;
-
-/// The peer's FIN has been delivered to yamux with everything before it.
-pub(crate) const FIN_IN: u8 = 1;
-/// The peer reset the stream.
-pub(crate) const RST_IN: u8 = 2;
-/// Our FIN or RST is in the outgoing bytes.
-pub(crate) const FIN_OUT: u8 = 4;
-pub(crate) const RST_OUT: u8 = 8;
-/// The user of the stream has finished writing, and has dropped it.
-pub(crate) const SHUT: u8 = 16;
-pub(crate) const DROPPED: u8 = 32;
-/// The link has ended under it.
-pub(crate) const CUT: u8 = 64;
-/// The reader has seen the peer's end.
-pub(crate) const READ_OUT: u8 = 128;
-
-/// How far a stream has come to its end.
-#[derive(Debug, Default)]
-pub(crate) struct StreamState {
-    flags: AtomicU8,
-    /// Whoever waits for the peer to give the stream up. yamux wakes only those that read or write.
-    abandoned: AtomicWaker,
-}
-
-impl StreamState {
-    pub(crate) fn set(&self, flag: u8) {
-        self.flags.fetch_or(flag, Ordering::AcqRel);
-        if flag & (RST_IN | CUT) != 0 {
-            self.abandoned.wake();
-        }
-    }
-
-    pub(crate) fn has(&self, flags: u8) -> bool {
-        self.flags.load(Ordering::Acquire) & flags == flags
-    }
-
-    /// Resolves with [`RST_IN`], or with [`CUT`] unless both directions had ended before; but not while all that the
-    /// peer had to say is here to be read: what came after it takes nothing away.
-    pub(crate) fn poll_abandoned(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let abandoned = || {
-            (self.has(RST_IN) || self.has(CUT) && !self.has(FIN_IN | SHUT)) && (!self.has(FIN_IN) || self.has(READ_OUT))
-        };
-        if abandoned() {
-            return Poll::Ready(());
-        }
-        self.abandoned.register(cx.waker());
-        // It may have come just before the waker was there.
-        if abandoned() { Poll::Ready(()) } else { Poll::Pending }
-    }
-
-    fn is_over(&self) -> bool {
-        self.has(RST_IN) || self.has(DROPPED) || self.has(FIN_IN | FIN_OUT)
-    }
-}
 
 #[derive(Debug, Default)]
 pub(crate) struct Transport {
@@ -102,9 +43,8 @@ pub(crate) struct Transport {
     /// Bytes of `header` that have arrived, and that yamux has been given of a complete one.
     arrived: usize,
     given: usize,
-    /// Bytes of the current frame's body that yamux has yet to be given, and what to note after the last.
+    /// Bytes of the current frame's body that yamux has yet to be given.
     body_in: usize,
-    ending: Option<(u32, u8)>,
 
     output: BytesMut,
     body_out: usize,
@@ -114,6 +54,7 @@ pub(crate) struct Transport {
     blocked: bool,
 
     streams: HashMap<u32, Arc<StreamState>>,
+    shared: Arc<Shared>,
     /// The peer takes no new streams.
     pub(crate) going_away: bool,
     /// Code of the go-away with which yamux judged the peer.
@@ -124,6 +65,10 @@ pub(crate) struct Transport {
 }
 
 impl Transport {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, ..Self::default() }
+    }
+
     /// Takes the next message. The caller polls yamux right after, which consumes all of it unless it has to be polled
     /// again, or wants no more.
     pub(crate) fn push(&mut self, message: Bytes) {
@@ -167,7 +112,12 @@ impl Transport {
     }
 
     pub(crate) fn open(&mut self, stream: u32) -> Arc<StreamState> {
-        self.streams.entry(stream).or_default().clone()
+        let state = || Arc::new(StreamState::new(stream, self.shared.clone()));
+        self.streams.entry(stream).or_insert_with(state).clone()
+    }
+
+    pub(crate) fn streams(&self) -> impl Iterator<Item = &Arc<StreamState>> {
+        self.streams.values()
     }
 
     pub(crate) fn open_streams(&self) -> usize {
@@ -204,8 +154,9 @@ impl Transport {
         } else {
             false
         };
-        if done {
-            self.streams.remove(&stream);
+        if done && let Some(state) = self.streams.remove(&stream) {
+            // What still came for it is gone as well, while its user may not have noticed that it was taken away.
+            state.forget();
         }
         done
     }
@@ -220,12 +171,9 @@ impl Transport {
     pub(crate) fn cut(&self) {
         for state in self.streams.values() {
             state.set(CUT);
-        }
-    }
-
-    fn note(&mut self, stream: u32, flag: u8) {
-        if let Some(state) = self.streams.get(&stream) {
-            state.set(flag);
+            if state.has(DROPPED) {
+                state.forget();
+            }
         }
     }
 
@@ -249,11 +197,6 @@ impl Transport {
             _ => {
                 if header.has(SYN) && !header.has(RST) {
                     self.open(header.stream);
-                }
-                if header.has(RST) {
-                    self.ending = Some((header.stream, RST_IN));
-                } else if header.has(FIN) {
-                    self.ending = Some((header.stream, FIN_IN));
                 }
             }
         }
@@ -309,11 +252,22 @@ impl Transport {
         }
     }
 
+    /// yamux has all of the frame, and does with it what it has to before it asks for more.
     fn end_frame(&mut self) {
         self.arrived = 0;
         self.given = 0;
-        if let Some((stream, flag)) = self.ending.take() {
-            self.note(stream, flag);
+        let header = Header::decode(self.header);
+        if matches!(header.kind, PING | GO_AWAY) {
+            return;
+        }
+        let Some(state) = self.streams.get(&header.stream) else { return };
+        if header.has(RST) {
+            state.set(RST_IN);
+            return;
+        }
+        state.received(header.body());
+        if header.has(FIN) {
+            state.set(FIN_IN);
         }
     }
 
@@ -346,12 +300,15 @@ impl Transport {
         self.urgent |= !acknowledgement || self.output.len() >= LAZY_BYTES;
         if header.kind == GO_AWAY {
             self.judged = Some(header.length);
-        } else if header.kind != PING && header.has(RST) {
-            self.note(header.stream, RST_OUT);
-        } else if header.kind != PING
-            && header.has(FIN)
-            && let Some(state) = self.streams.get(&header.stream)
-        {
+        }
+        if matches!(header.kind, PING | GO_AWAY) {
+            return;
+        }
+        let Some(state) = self.streams.get(&header.stream) else { return };
+        state.sent(header.body());
+        if header.has(RST) {
+            state.set(RST_OUT);
+        } else if header.has(FIN) {
             if state.has(DROPPED) && !state.has(SHUT) {
                 header.flags = header.flags & !FIN | RST;
                 state.set(RST_OUT);

@@ -20,8 +20,9 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-pipeops-request-id
 /// Longest name of a user or group, in bytes after decoding.
 pub const MAX_NAME: usize = 1024;
 
-/// Most groups of one user.
-pub const MAX_GROUPS: usize = 256;
+/// Most groups of one user: so many that a request with all of them, the longest names and the client's own headers still
+/// fits what our hops take as the head of a message.
+pub const MAX_GROUPS: usize = 64;
 
 const OURS: &str = "x-pipeops-";
 const IMPERSONATE: &str = "impersonate-";

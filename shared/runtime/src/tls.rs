@@ -12,8 +12,9 @@ use rustls::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
+    server::ResolvesServerCert,
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem, pem::PemObject as _};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime, pem, pem::PemObject as _};
 
 /// How many servers a client remembers the session of. Ours talk to one or two.
 const REMEMBERED_SERVERS: usize = 8;
@@ -25,8 +26,6 @@ pub enum TlsError {
     Read { what: &'static str, path: PathBuf, source: pem::Error },
     #[error("there is no certificate in {path:?}")]
     NoCertificate { path: PathBuf },
-    #[error("certificate and key {path:?} cannot be used")]
-    KeyPair { path: PathBuf, source: rustls::Error },
     #[error("a certificate in {path:?} cannot be trusted as a CA")]
     Ca { path: PathBuf, source: rustls::Error },
     #[error("this TLS configuration cannot be used")]
@@ -56,38 +55,13 @@ pub fn install_provider() {
     let _ = aws_lc_rs::default_provider().install_default();
 }
 
-/// A server that shows the certificate chain in `cert_file` (PEM, leaf first) with the key in `key_file` (PEM).
+/// A server that shows the certificates that `resolver` gives.
 ///
 /// # Errors
-/// Files that cannot be read or hold no certificate or key; a key that does not belong to the certificate.
-pub fn server_config(cert_file: &Path, key_file: &Path, alpn: &[&[u8]]) -> Result<ServerConfig, TlsError> {
-    let chain = certificates("certificate file", cert_file)?;
-    let key = PrivateKeyDer::from_pem_file(key_file).map_err(|source| TlsError::Read {
-        what: "key file",
-        path: key_file.to_owned(),
-        source,
-    })?;
-    server_config_from(chain, key, alpn).map_err(|error| match error {
-        TlsError::Config(source) => TlsError::KeyPair { path: cert_file.to_owned(), source },
-        other => other,
-    })
-}
-
-/// [`server_config`] for a certificate in memory.
-///
-/// # Errors
-/// A key that does not belong to the certificate, or is of no supported kind.
-pub fn server_config_from(
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
-    alpn: &[&[u8]],
-) -> Result<ServerConfig, TlsError> {
+/// When the provider lacks what TLS 1.2 and 1.3 need.
+pub fn server_config(resolver: Arc<dyn ResolvesServerCert>, alpn: &[&[u8]]) -> Result<ServerConfig, TlsError> {
     let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
-    let mut config = builder
-        .map_err(TlsError::Config)?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(TlsError::Config)?;
+    let mut config = builder.map_err(TlsError::Config)?.with_no_client_auth().with_cert_resolver(resolver);
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     // Sessions live in the clients' tickets instead of in this process's memory.
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(TlsError::Config)?;
@@ -148,7 +122,8 @@ fn roots(trust: ClientTrust<'_>) -> Result<RootCertStore, TlsError> {
     Ok(roots)
 }
 
-fn provider() -> Arc<CryptoProvider> {
+/// The process's provider.
+pub fn provider() -> Arc<CryptoProvider> {
     CryptoProvider::get_default().map_or_else(|| Arc::new(aws_lc_rs::default_provider()), Arc::clone)
 }
 

@@ -1,6 +1,13 @@
 use super::*;
 use crate::store::write_atomically;
+use bytes::Bytes;
+use duplex::Socket;
+use exchange::{Pool, PoolLimits, Reply, Settings, UpgradeSlot};
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Empty};
 use protocol::User;
+use protocol::identity::{MAX_GROUPS, MAX_NAME, is_acceptable};
+use std::convert::Infallible;
 use std::fs;
 use tempfile::TempDir;
 use tokio::time::timeout;
@@ -210,4 +217,46 @@ async fn a_token_whose_rights_change_ends_what_was_begun_with_the_old_ones() {
     let after = server.authenticate(&bearer(secret.expose())).await.unwrap();
     assert!(!after.revoked().is_cancelled());
     assert_eq!(after.identity().get("x-pipeops-group").unwrap(), "ops");
+}
+
+/// Between our own hops, beside what a client with many headers of its own sends.
+#[tokio::test]
+async fn the_user_with_the_most_and_longest_groups_fits_a_request() {
+    // Each of its three bytes becomes three.
+    let longest = "\u{4e16}".repeat(MAX_NAME / 3);
+    assert!(is_acceptable(&longest));
+    let user = User { name: longest.clone(), groups: vec![longest; MAX_GROUPS] };
+    let token = NewToken::generate(Grant::User { user: user.clone(), clusters: None }).record;
+    let mut request = Request::get("/api").header("host", "kubernetes").body(Empty::<Bytes>::new()).unwrap();
+    for i in 0..100 {
+        request
+            .headers_mut()
+            .insert(header::HeaderName::try_from(format!("x-{i}")).unwrap(), "x".repeat(400).parse().unwrap());
+    }
+    request.headers_mut().extend(token.identity().clone());
+
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let serving = exchange::serve(
+        Settings::default(),
+        Socket::new(far),
+        UpgradeSlot::<()>::new(),
+        std::future::pending(),
+        |request: Request<exchange::Incoming>| {
+            assert_eq!(User::read_headers(request.headers()).unwrap(), user);
+            let none = Empty::<Bytes>::new().map_err(|never: Infallible| match never {});
+            std::future::ready(Response::new(none))
+        },
+    );
+    let pool = Pool::new(PoolLimits { max_idle: 0, idle_timeout: Duration::ZERO });
+    let asking = async {
+        match pool.send(request, async || Ok::<_, Infallible>(Socket::new(near))).await.unwrap() {
+            Reply::Response(response) => response.status(),
+            Reply::Upgraded(..) => panic!("nobody asked for a session"),
+        }
+    };
+    let status = tokio::select! {
+        status = asking => status,
+        ended = serving => panic!("refused: {:?}", ended.err()),
+    };
+    assert_eq!(status, 200);
 }

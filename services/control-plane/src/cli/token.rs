@@ -3,6 +3,7 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Subcommand};
 use protocol::User;
+use protocol::identity::{MAX_GROUPS, MAX_NAME, is_acceptable};
 use runtime::error_text;
 
 use super::NAME;
@@ -147,11 +148,15 @@ impl Create {
                 .map_err(|_| anyhow::anyhow!("an agent serves one cluster: give --cluster once"))?;
             return Ok((Grant::Agent { cluster }, self.settings));
         };
+        anyhow::ensure!(
+            self.groups.len() <= MAX_GROUPS,
+            "a user can be in at most {MAX_GROUPS} groups, and {} are given: a request could not carry them",
+            self.groups.len()
+        );
         for (what, name) in std::iter::once(("user", &name)).chain(self.groups.iter().map(|group| ("group", group))) {
             anyhow::ensure!(
-                protocol::identity::is_acceptable(name),
-                "{name:?} cannot be the name of a {what}: it is empty, longer than {} bytes, begins or ends with white space, or holds a control character",
-                protocol::identity::MAX_NAME
+                is_acceptable(name),
+                "{name:?} cannot be the name of a {what}: it is empty, longer than {MAX_NAME} bytes, begins or ends with white space, or holds a control character"
             );
         }
         let clusters = if self.clusters.is_empty() { None } else { Some(self.clusters) };

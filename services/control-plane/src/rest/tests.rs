@@ -1,4 +1,5 @@
 use super::*;
+use crate::stay::StayLimits;
 use crate::store::Folder;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
@@ -8,7 +9,8 @@ use serde_json::Value;
 use tower::ServiceExt as _;
 
 async fn get(router: &Router, token: &str, path: &str) -> (StatusCode, Value) {
-    let request = Request::get(path).header("authorization", format!("Bearer {token}")).body(Body::empty()).unwrap();
+    let request = Request::get(path).header("authorization", format!("Bearer {token}"));
+    let request = request.extension(Stay::begin(StayLimits::default())).body(Body::empty()).unwrap();
     let response = router.clone().oneshot(request).await.unwrap();
     let status = response.status();
     (status, serde_json::from_slice(&response.into_body().collect().await.unwrap().to_bytes()).unwrap())

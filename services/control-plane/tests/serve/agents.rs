@@ -88,6 +88,19 @@ async fn an_agent_of_the_older_protocol_is_said_to_be_there_and_too_old() {
 }
 
 #[tokio::test]
+async fn an_agent_with_another_name_than_its_token_is_told_the_tokens_and_reported() {
+    let place = tempfile::tempdir().unwrap();
+    let data = place.path();
+    let mut server = ControlPlane::start(data, &[]).await;
+    let secret = token(data, &["create", "--agent", "--cluster", "prod"]).await;
+    let mut link = dial(&server, &ca(data), &secret).await;
+    say(&mut link, "register", serde_json::from_str(r#"{"agent_id": "a", "name": "staging"}"#).unwrap()).await;
+    assert_eq!(hear(&mut link, "register_success").await["name"], "prod");
+    let said = server.says("another name than its token").await;
+    assert_eq!((&said["level"], &said["cluster"], &said["name"]), (&"WARN".into(), &"prod".into(), &"staging".into()));
+}
+
+#[tokio::test]
 async fn a_revoked_token_ends_its_agents_link() {
     let place = tempfile::tempdir().unwrap();
     let data = place.path();

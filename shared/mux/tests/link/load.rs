@@ -1,8 +1,14 @@
 //! Much at once: bulk, many streams, readers that do not read.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
-use mux::{Config, OpenError, Windows};
+use mux::{Config, OpenError, Unread, Windows};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpSocket,
@@ -140,6 +146,67 @@ async fn excess_streams_of_the_peer_are_reset_alone() {
     assert_eq!(agent.link.stats().refused, 1);
     first.write_all(b"ok").await.unwrap();
     soon("the first", first_far.read_exact(&mut [0; 2])).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_left_unread_are_reset_above_the_limit_and_one_that_is_read_goes_on() {
+    const LIMIT: usize = 4 << 20;
+    const TOTAL: u64 = 64 << 20;
+    let config = Config { unread: Arc::new(Unread::limited(LIMIT)), ..Config::default() };
+    let (mut agent, control_plane) = ends_with(&config, Windows::Fixed).await;
+    let (mut near, mut far) = stream(&control_plane, &mut agent).await;
+    let writer = tokio::spawn(async move { write_pattern(&mut near, TOTAL).await });
+    let reader = tokio::spawn(async move { check_pattern(&mut far, TOTAL).await });
+    let mut stuck = Vec::new();
+    let mut writers = tokio::task::JoinSet::new();
+    for _ in 0..64 {
+        let (mut near, far) = stream(&control_plane, &mut agent).await;
+        writers.spawn(async move { near.write_all(&[0; 512 * 1024]).await.unwrap_err().kind() });
+        stuck.push(far);
+    }
+    within(Duration::from_secs(60), "the writer", writer).await.unwrap();
+    within(Duration::from_secs(60), "the reader", reader).await.unwrap();
+    // As many as fit may stay, and nothing counts but what they hold.
+    until("the others to be reset", || {
+        let (reset, unread) = (agent.link.stats().evicted as usize, config.unread.bytes());
+        let left = (64 - reset) * (256 + 4) * 1024;
+        if reset >= 64 - 16 && unread <= left.min(LIMIT) { Ok(()) } else { Err((reset, unread)) }
+    })
+    .await;
+    let told = soon("the first that is reset", writers.join_next()).await.unwrap().unwrap();
+    assert_eq!(told, std::io::ErrorKind::ConnectionReset);
+    drop((stuck, writers));
+    no_streams_left(&agent, &control_plane).await;
+    assert_eq!(config.unread.bytes(), 0);
+}
+
+/// The peer's socket is full: what its streams may hold here meanwhile.
+#[tokio::test]
+async fn a_link_that_takes_nothing_holds_little_of_what_is_written() {
+    const STREAMS: usize = 200;
+    let config = Config::default();
+    let (client, _idle) = crate::harness::sockets(&config).await;
+    let agent = End::new(client, mux::Role::Agent, &config);
+    agent.link.start_streams(Windows::Tuned);
+    let written: Arc<[AtomicUsize; STREAMS]> = Arc::new(std::array::from_fn(|_| AtomicUsize::new(0)));
+    let mut writers = tokio::task::JoinSet::new();
+    for i in 0..STREAMS {
+        let (link, written) = (agent.link.clone(), written.clone());
+        writers.spawn(async move {
+            let mut stream = link.open().await.unwrap();
+            while let Ok(n) = stream.write(&[0; 64 * 1024]).await {
+                written[i].fetch_add(n, Ordering::Relaxed);
+            }
+        });
+    }
+    until("every stream to have written a frame", || {
+        let silent = written.iter().filter(|written| written.load(Ordering::Relaxed) == 0).count();
+        if silent == 0 { Ok(()) } else { Err(silent) }
+    })
+    .await;
+    let total: usize = written.iter().map(|written| written.load(Ordering::Relaxed)).sum();
+    let gone = usize::try_from(agent.link.stats().bytes_out).unwrap();
+    assert!(total - gone < (2 << 20) + STREAMS * 16 * 1024, "{} bytes wait", total - gone);
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@
 mod harness;
 
 use harness::{ends, soon, stream, until};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Resident memory of this process, bytes.
 fn resident() -> usize {
@@ -17,7 +17,7 @@ fn resident() -> usize {
 }
 
 #[tokio::test]
-async fn memory_is_flat_under_abandoned_streams_and_bounded_by_windows() {
+async fn memory_is_flat_under_abandoned_streams_and_bounded_under_unread_ones() {
     let (mut agent, control_plane) = ends().await;
     let mut after_first = 0;
     for round in 0..10 {
@@ -38,29 +38,45 @@ async fn memory_is_flat_under_abandoned_streams_and_bounded_by_windows() {
     let grown = resident().saturating_sub(after_first);
     assert!(grown < 4 << 20, "9,000 more abandoned streams cost {grown} bytes");
 
-    // Nobody reads 100 streams that are written to for ever: a window each waits at the reader, and what the writer
-    // may queue at the other end, 12 frames of 16 KiB.
+    // Nobody reads 400 streams that bring nearly a window each. At the reader 64 MiB of it may wait; at the writer's end, in this
+    // process too, 1 MiB and 16 KiB for each stream.
+    const STREAMS: usize = 400;
+    const BROUGHT: usize = 255 * 1024;
+    const UNREAD: usize = 64 << 20;
     let before = resident();
-    let base = agent.link.stats().bytes_in;
     let mut writers = tokio::task::JoinSet::new();
     let mut unread = Vec::new();
-    for _ in 0..100 {
+    for _ in 0..STREAMS {
         let (mut near, far) = stream(&control_plane, &mut agent).await;
-        writers.spawn(async move { while near.write_all(&[0; 16 * 1024]).await.is_ok() {} });
+        writers.spawn(async move {
+            let written = near.write_all(&[0; BROUGHT]).await;
+            (near, written)
+        });
         unread.push(far);
     }
-    until("the windows to fill", || {
-        let received = agent.link.stats().bytes_in - base;
-        if received >= 100 * 256 * 1024 { Ok(()) } else { Err(received) }
+    let mut most = 0;
+    until("as many streams to be reset as do not fit", || {
+        most = most.max(resident().saturating_sub(before));
+        let reset = agent.link.stats().evicted as usize;
+        if reset >= STREAMS - UNREAD / BROUGHT { Ok(()) } else { Err(reset) }
     })
     .await;
-    let full = agent.link.stats().bytes_in;
-    // The link still works, and what it carries now is not the stuck streams.
-    for i in 0..1000 {
-        control_plane.link.send(format!("{i}")).await.unwrap();
-        soon("a text", agent.control.recv()).await.unwrap();
+    let writers = soon("the writers", writers.join_all()).await;
+    most = most.max(resident().saturating_sub(before));
+    assert!(most < (UNREAD + (1 << 20) + STREAMS * 16 * 1024) * 5 / 4, "{STREAMS} stuck streams cost {most} bytes");
+    // The link still works, and those that were left alone are whole.
+    control_plane.link.send("text".to_owned()).await.unwrap();
+    soon("a text", agent.control.recv()).await.unwrap();
+    let mut lost = 0;
+    for mut far in unread {
+        match soon("what it brought", far.read_exact(&mut vec![0; BROUGHT])).await {
+            Ok(_) => {}
+            Err(error) => {
+                assert_eq!(error.kind(), std::io::ErrorKind::ConnectionAborted, "{error}");
+                lost += 1;
+            }
+        }
     }
-    assert!(agent.link.stats().bytes_in - full < 100 * 1024, "stuck streams go on");
-    let used = resident().saturating_sub(before);
-    assert!(used < 100 * (256 + 12 * 16) * 1024, "100 stuck streams cost {used} bytes");
+    assert_eq!(lost, agent.link.stats().evicted);
+    drop(writers);
 }

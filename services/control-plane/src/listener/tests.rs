@@ -1,0 +1,182 @@
+use super::*;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::client::conn::{http1, http2 as h2};
+use hyper_util::rt::TokioExecutor;
+use protocol::{Secret, User};
+use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
+
+use crate::auth::{Grant, Tokens};
+use crate::clusters::Clusters;
+use crate::options;
+use crate::proxy::Proxy;
+use crate::store::Folder;
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// A listener that shows strangers the door soon.
+struct Server {
+    address: SocketAddr,
+    client: ClientConfig,
+    token: Secret,
+    _running: JoinHandle<()>,
+}
+
+impl Server {
+    async fn start(place: &Path) -> Self {
+        runtime::tls::install_provider();
+        let tls = crate::tls::open(&options::Tls::default(), place).unwrap().unwrap();
+        let tokens = Arc::new(Tokens::new(Folder::open(place.join("tokens")).unwrap()));
+        let user = User { name: "ana".to_owned(), groups: Vec::new() };
+        let (_, token) = tokens.create(Grant::User { user, clusters: None }).unwrap();
+        let clusters = Arc::new(Clusters::open(Folder::open(place.join("clusters")).unwrap()).unwrap());
+        let metrics = Arc::new(Metrics::default());
+        let listener = Arc::new(Listener {
+            tls: Some(TlsAcceptorHandle(TlsAcceptor::from(tls.config))),
+            router: Arc::new(Router {
+                rest: crate::rest::router(Arc::clone(&tokens), Arc::clone(&clusters)),
+                tokens,
+                proxy: Proxy { clusters: Arc::clone(&clusters), tracer: runtime::Tracer::disabled() },
+                metrics: Arc::clone(&metrics),
+            }),
+            agents: Arc::new(Agents {
+                clusters,
+                metrics: Arc::clone(&metrics),
+                link_metrics: mux::LinkMetrics::register(&opentelemetry::global::meter("test"), "test"),
+                options: options::Links::default(),
+                unread: Arc::default(),
+                shutdown: CancellationToken::new(),
+            }),
+            metrics,
+            max_connections: 16,
+            stay: StayLimits {
+                unknown: Duration::from_millis(200),
+                idle: Duration::from_secs(3600),
+                grace: Duration::from_millis(50),
+            },
+            stop: CancellationToken::new(),
+            cut: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        });
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(place.join("tls/ca.crt")).unwrap()).unwrap();
+        Self {
+            address,
+            client: ClientConfig::builder().with_root_certificates(roots).with_no_client_auth(),
+            token,
+            _running: tokio::spawn(listener.run(socket)),
+        }
+    }
+
+    async fn connect(&self, protocol: &str, reads: bool) -> Client {
+        let mut config = self.client.clone();
+        config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+        let tcp = TcpStream::connect(self.address).await.unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let tls = TokioIo::new(TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap());
+        let (sender, connection) = if protocol == "h2" {
+            let mut builder = h2::Builder::new(TokioExecutor::new());
+            builder.initial_stream_window_size(if reads { 64 * 1024 } else { 0 });
+            let (sender, connection) = builder.handshake(tls).await.unwrap();
+            (Sender::Http2(sender), tokio::spawn(async { drop(connection.await) }))
+        } else {
+            let (sender, connection) = http1::handshake(tls).await.unwrap();
+            (Sender::Http1(sender), tokio::spawn(async { drop(connection.await) }))
+        };
+        Client { sender, connection, unread: (!reads).then(Vec::new) }
+    }
+}
+
+enum Sender {
+    Http1(http1::SendRequest<Empty<Bytes>>),
+    Http2(h2::SendRequest<Empty<Bytes>>),
+}
+
+struct Client {
+    sender: Sender,
+    /// Until it ends.
+    connection: JoinHandle<()>,
+    /// Responses, of a client that reads none to its end.
+    unread: Option<Vec<Response<hyper::body::Incoming>>>,
+}
+
+impl Client {
+    async fn get(&mut self, path: &str, token: &str) -> hyper::Result<StatusCode> {
+        let request = Request::get(format!("https://localhost{path}"))
+            .header("host", "localhost")
+            .header("authorization", format!("Bearer {token}"))
+            .body(Empty::new())
+            .unwrap();
+        let response = match &mut self.sender {
+            Sender::Http1(sender) => sender.send_request(request).await?,
+            Sender::Http2(sender) => sender.send_request(request).await?,
+        };
+        let status = response.status();
+        match &mut self.unread {
+            Some(unread) => unread.push(response),
+            None => drop(response.into_body().collect().await?),
+        }
+        Ok(status)
+    }
+
+    async fn ends(self) {
+        timeout(SOON, self.connection).await.expect("the connection stays").unwrap();
+    }
+}
+
+async fn strangers_have_to_go(protocol: &str, strangers_read: bool) {
+    let place = tempfile::tempdir().unwrap();
+    let server = Server::start(place.path()).await;
+    let silent = server.connect(protocol, true).await;
+    let mut stranger = server.connect(protocol, strangers_read).await;
+    let mut user = server.connect(protocol, true).await;
+    let mut lister = server.connect(protocol, true).await;
+    let (nowhere, list) = ("/api/v1/clusters/agent/nowhere/proxy/version", "/api/v1/clusters");
+    assert_eq!(user.get(nowhere, server.token.expose()).await.unwrap(), StatusCode::NOT_FOUND);
+    assert_eq!(lister.get(list, server.token.expose()).await.unwrap(), StatusCode::OK);
+    let mut refused = 0;
+    while let Ok(status) = timeout(SOON, stranger.get(nowhere, "wrong")).await.expect("no answer, and no end") {
+        assert_eq!(status, StatusCode::UNAUTHORIZED);
+        refused += 1;
+    }
+    assert!(refused > 0);
+    stranger.ends().await;
+    silent.ends().await;
+    // They are no newer, and did nothing for as long.
+    assert_eq!(user.get(nowhere, server.token.expose()).await.unwrap(), StatusCode::NOT_FOUND);
+    assert_eq!(lister.get(list, server.token.expose()).await.unwrap(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn connections_without_a_valid_token_end_over_http1() {
+    strangers_have_to_go("http/1.1", true).await;
+}
+
+#[tokio::test]
+async fn connections_without_a_valid_token_end_over_http2() {
+    strangers_have_to_go("h2", true).await;
+}
+
+#[tokio::test]
+async fn connections_that_let_no_refusal_end_are_cut_over_http2() {
+    strangers_have_to_go("h2", false).await;
+}
+
+/// What each idle watch or kept connection costs beside its TLS.
+#[test]
+fn the_task_of_a_connection_is_small() {
+    fn size<A, B, F>(_: fn(A, B) -> F) -> usize {
+        size_of::<F>()
+    }
+    let size = size::<&Listener, _, _>(Listener::connection);
+    assert!(size <= 3072, "{size} bytes");
+}

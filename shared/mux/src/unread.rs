@@ -1,0 +1,82 @@
+//! The memory that unread data may take.
+//!
+//! yamux gives each stream a window of 256 KiB and cannot take it back, so streams that nobody reads could hold as many
+//! times that as there are streams. Above the limit the worst of them are reset: those whose data has waited longest, and
+//! of which there is most. Whoever reads, however slowly, goes on as long as there are others who do not.
+
+use std::sync::{
+    Arc, Mutex, Weak,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use tokio::time::Instant;
+
+use crate::{state::lock, transport::Transport};
+
+/// What streams have received and nobody has read yet, over all links that share this; and the most that it may be.
+#[derive(Debug, Default)]
+pub struct Unread {
+    limit: usize,
+    bytes: AtomicUsize,
+    links: Mutex<Vec<Weak<Mutex<Transport>>>>,
+}
+
+impl Unread {
+    /// At most `limit` bytes, and what arrives in one message of a link.
+    #[must_use]
+    pub fn limited(limit: usize) -> Self {
+        Self { limit, ..Self::default() }
+    }
+
+    /// How many there are now, with what it costs to keep them.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn add(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn sub(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// The streams of `link` count from now on.
+    pub(crate) fn join(&self, link: &Arc<Mutex<Transport>>) {
+        let mut links = lock(&self.links);
+        links.retain(|link| link.strong_count() > 0);
+        links.push(Arc::downgrade(link));
+    }
+
+    /// Resets streams while there is too much. To be called without any lock.
+    pub(crate) fn relieve(&self) {
+        if self.bytes() <= self.limit {
+            return;
+        }
+        // One at a time; the others find it done.
+        let links = lock(&self.links);
+        if self.bytes() <= self.limit {
+            return;
+        }
+        let now = Instant::now();
+        let mut streams = Vec::new();
+        for link in links.iter().filter_map(Weak::upgrade) {
+            let link = lock(&link);
+            streams.extend(link.streams().filter_map(|stream| Some((stream.burden(now)?, Arc::clone(stream)))));
+        }
+        streams.sort_unstable_by_key(|(burden, _)| std::cmp::Reverse(*burden));
+        // Somewhat below, so that not every further frame begins a search.
+        let enough = self.limit - self.limit / 8;
+        let mut reset = 0;
+        for (_, stream) in streams {
+            if self.bytes() <= enough {
+                break;
+            }
+            if stream.evict() {
+                stream.shared.counters.evicted.fetch_add(1, Ordering::Relaxed);
+                reset += 1;
+            }
+        }
+        tracing::warn!(reset, limit = self.limit, "what streams leave unread is above the limit: the worst were reset");
+    }
+}

@@ -35,9 +35,11 @@ use crate::route::{Router, Upgrade};
 use crate::stay::{Stay, StayLimits};
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Largest head of a request, in bytes, in either version of HTTP.
+const MAX_HEAD: u32 = 128 * 1024;
 const SETTINGS: Settings = Settings {
     keep_alive: true,
-    max_head: 128 * 1024,
+    max_head: MAX_HEAD as usize,
     head_timeout: Some(Duration::from_secs(30)),
     // The connection's stay is limited, whatever the protocol.
     idle_timeout: None,
@@ -188,6 +190,7 @@ impl Listener {
             .keep_alive_interval(H2_PING)
             .initial_stream_window_size(H2_WINDOW)
             .initial_connection_window_size(4 * H2_WINDOW)
+            .max_header_list_size(MAX_HEAD)
             .max_send_buf_size(H2_SEND_BUFFER)
             .max_concurrent_streams(H2_STREAMS);
         let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));

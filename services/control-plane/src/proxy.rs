@@ -186,5 +186,7 @@ async fn open(link: &AgentLink, traced: Option<TraceParent>) -> Result<MuxStream
 
 fn broken(cluster: &str, error: &exchange::Error) -> Box<Status> {
     tracing::warn!(cluster, %error, "request got no answer from the cluster");
-    Box::new(Status::bad_gateway(format!("the connection to cluster {cluster:?} broke before it answered: {error}")))
+    Box::new(Status::bad_gateway(format!(
+        "the connection to cluster {cluster:?} broke before it answered, and it is not known whether the request takes effect: {error}"
+    )))
 }

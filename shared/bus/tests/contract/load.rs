@@ -143,19 +143,26 @@ fn clock(backend: &Backend, since: Instant) -> f64 {
 async fn rate(backend: &Backend, link: &bus::Bus) -> f64 {
     const TIME: Duration = Duration::from_millis(50);
     let count = Arc::new(AtomicU64::new(0));
+    let mut streams = Vec::new();
+    for _ in 0..8 {
+        streams.push(open(link, b"").await);
+    }
     let mut workers = tokio::task::JoinSet::new();
     let begun = Instant::now();
     let before = clock(backend, begun);
-    for _ in 0..8 {
-        let (link, count) = (link.clone(), Arc::clone(&count));
+    for mut stream in streams {
+        let count = Arc::clone(&count);
         workers.spawn(async move {
-            let mut stream = open(&link, b"").await;
             let mut bytes = [1; 500];
-            while begun.elapsed() < TIME {
+            // At least once, however long the machine is busy elsewhere.
+            loop {
                 stream.write_all(&bytes).await.unwrap();
                 stream.flush().await.unwrap();
                 stream.read_exact(&mut bytes).await.unwrap();
                 count.fetch_add(1, Ordering::Relaxed);
+                if begun.elapsed() >= TIME {
+                    return;
+                }
             }
         });
     }
@@ -164,6 +171,5 @@ async fn rate(backend: &Backend, link: &bus::Bus) -> f64 {
     }
     #[expect(clippy::cast_precision_loss, reason = "a count of seconds' work")]
     let done = count.load(Ordering::Relaxed) as f64;
-    assert!(done > 0.0, "nothing moves");
     done / (clock(backend, begun) - before)
 }

@@ -57,7 +57,7 @@ pub async fn a_wrong_ca_of_the_api_server_is_said_and_the_right_one_used(lab: Ar
     let pid = lab.process(EXECUTOR)?.pid();
     let right = fs::read_to_string(&ca)?;
     let api = Front::through(&lab, Protocol::Http2)?;
-    let unusable = format!("{ca:?} holds no usable PEM certificate");
+    let unusable = format!("there is no certificate in {ca:?}");
     let address = lab.api_url().trim_start_matches("https://");
     let other =
         format!("TLS handshake with the API server at {address} failed: invalid peer certificate: UnknownIssuer");

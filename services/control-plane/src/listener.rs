@@ -37,14 +37,8 @@ use crate::stay::{Stay, StayLimits};
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest head of a request, in bytes, in either version of HTTP.
 const MAX_HEAD: u32 = 128 * 1024;
-const SETTINGS: Settings = Settings {
-    keep_alive: true,
-    max_head: MAX_HEAD as usize,
-    head_timeout: Some(Duration::from_secs(30)),
-    // The connection's stay is limited, whatever the protocol.
-    idle_timeout: None,
-    date: true,
-};
+const SETTINGS: Settings =
+    Settings { keep_alive: true, max_head: MAX_HEAD as usize, head_timeout: Some(Duration::from_secs(30)), date: true };
 /// Unanswered pings end an HTTP/2 connection, with the watches on it.
 const H2_PING: Duration = Duration::from_secs(20);
 const H2_WINDOW: u32 = 1 << 20;

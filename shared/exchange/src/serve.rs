@@ -29,8 +29,6 @@ pub struct Settings {
     /// How long a head may take from its first byte to its last, the first of a connection from the connection's start.
     /// None: for ever.
     pub head_timeout: Option<Duration>,
-    /// How long the connection may wait for a further request; none: for ever.
-    pub idle_timeout: Option<Duration>,
     /// Whether a response without a `Date` gets one.
     pub date: bool,
 }
@@ -38,7 +36,7 @@ pub struct Settings {
 impl Default for Settings {
     /// For a stream from one of our own: no timeouts, nothing added.
     fn default() -> Self {
-        Self { keep_alive: true, max_head: MAX_HEAD, head_timeout: None, idle_timeout: None, date: false }
+        Self { keep_alive: true, max_head: MAX_HEAD, head_timeout: None, date: false }
     }
 }
 
@@ -177,13 +175,12 @@ impl<T: Duplex> Server<T> {
             if stop.poll(cx) && !reader.has_begun() {
                 return Poll::Ready(Ok(None));
             }
-            let limit = if reader.has_begun() {
-                let begun = *begun.get_or_insert_with(|| if self.first { since } else { Instant::now() });
-                self.settings.head_timeout.map(|timeout| begun + timeout)
+            let from = if reader.has_begun() {
+                Some(*begun.get_or_insert_with(|| if self.first { since } else { Instant::now() }))
             } else {
-                let timeout = if self.first { self.settings.head_timeout } else { self.settings.idle_timeout };
-                timeout.map(|timeout| since + timeout)
+                self.first.then_some(since)
             };
+            let limit = from.zip(self.settings.head_timeout).map(|(from, timeout)| from + timeout);
             if limit.is_some_and(|limit| self.is_past(limit, cx)) {
                 return Poll::Ready(if reader.has_begun() { Err(Error::Timeout) } else { Ok(None) });
             }

@@ -248,8 +248,7 @@ async fn an_old_client_is_offered_no_upgrade() {
 
 #[tokio::test]
 async fn a_request_that_stays_away_or_unfinished_ends_the_connection() {
-    let short = Some(Duration::from_millis(50));
-    let settings = Settings { head_timeout: short, idle_timeout: short, ..Settings::default() };
+    let settings = Settings { head_timeout: Some(Duration::from_millis(50)), ..Settings::default() };
     let (_silent, serving) = served(settings, 1024);
     timeout(LIMIT, serving).await.expect("it ends").unwrap().expect("and nothing is wrong");
     let (mut slow, serving) = served(settings, 1024);

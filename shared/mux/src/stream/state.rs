@@ -8,6 +8,7 @@ use std::{
         atomic::{AtomicU16, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -35,6 +36,20 @@ pub(crate) const CUT: u16 = 64;
 pub(crate) const READ_OUT: u16 = 128;
 /// It was taken from its user, who left too much unread.
 pub(crate) const EVICTED: u16 = 256;
+/// Its user has read something.
+const READ: u16 = 512;
+
+/// Whoever reads at all has read by then, on a busy machine too.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What is known of a stream's reader; the worst last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Neglect {
+    None,
+    /// And its data came just now, so it may yet be.
+    NeverRead,
+    Stuck,
+}
 
 /// Nobody takes what is written any more.
 const BROKEN: u16 = RST_IN | CUT | EVICTED;
@@ -122,6 +137,9 @@ impl StreamState {
         let mut inner = lock(&self.inner);
         let Some(stream) = &mut *inner else { return Poll::Ready(None) };
         let Some(Ok(packet)) = ready!(Pin::new(stream).poll_next(cx)) else { return Poll::Ready(None) };
+        if !self.has(READ) {
+            self.set(READ);
+        }
         let cost = packet.as_ref().len() + FRAME_COST;
         self.unread.fetch_sub(cost, Ordering::AcqRel);
         self.shared.unread.sub(cost);
@@ -169,15 +187,20 @@ impl StreamState {
         }
     }
 
-    /// What it costs to let this wait any longer: bytes times the time that nobody has read them. None when there are
-    /// none that [`evict`](Self::evict) frees.
-    pub(crate) fn burden(&self, now: Instant) -> Option<u128> {
+    /// How likely it is that nobody will read this, and what it costs to let it wait: bytes times the time that they have.
+    /// None when there are none that [`evict`](Self::evict) frees.
+    pub(crate) fn burden(&self, now: Instant) -> Option<(Neglect, u128)> {
         let unread = self.unread.load(Ordering::Acquire);
         if unread == 0 || self.has(DROPPED) {
             return None;
         }
         let idle = now.saturating_duration_since(*lock(&self.idle_since));
-        Some(unread as u128 * idle.as_micros().max(1))
+        let neglect = match (idle >= PATIENCE, self.has(READ)) {
+            (true, _) => Neglect::Stuck,
+            (false, false) => Neglect::NeverRead,
+            (false, true) => Neglect::None,
+        };
+        Some((neglect, unread as u128 * idle.as_micros().max(1)))
     }
 
     /// Takes the stream from its user, and frees what it holds. False: the user has just dropped it.

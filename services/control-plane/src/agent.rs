@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use mux::{CloseCode, Closed, Incoming, Link, LinkMetrics, Role, Unread, Windows};
+use mux::{CloseCode, Closed, Incoming, Link, LinkMetrics, Role, Timed, Unread, Windows};
 use protocol::message::{ErrorReport, GatewayHello, GoAway, Register, RegisterSuccess, YamuxConfig};
 use protocol::{AgentMessage, ControlMessage, RequestId, capability};
 use runtime::error_text;
@@ -79,7 +79,7 @@ impl Agents {
     }
 
     /// Serves one link to its end.
-    pub async fn serve<S>(&self, socket: WebSocketStream<S>, token: &TokenRecord)
+    pub async fn serve<S>(&self, socket: WebSocketStream<Timed<S>>, token: &TokenRecord)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {

@@ -16,6 +16,7 @@ use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use mux::Timed;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
@@ -31,14 +32,20 @@ use crate::agent::Agents;
 use crate::auth::TokenRecord;
 use crate::metrics::Metrics;
 use crate::proxy::RequestBody;
+use crate::reply;
 use crate::route::{Router, Upgrade};
 use crate::stay::{Stay, StayLimits};
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest head of a request, in bytes, in either version of HTTP.
 const MAX_HEAD: u32 = 128 * 1024;
-const SETTINGS: Settings =
-    Settings { keep_alive: true, max_head: MAX_HEAD as usize, head_timeout: Some(Duration::from_secs(30)), date: true };
+const SETTINGS: Settings = Settings {
+    keep_alive: true,
+    max_head: MAX_HEAD as usize,
+    head_timeout: Some(Duration::from_secs(30)),
+    date: true,
+    refusal: reply::refusal,
+};
 /// Unanswered pings end an HTTP/2 connection, with the watches on it.
 const H2_PING: Duration = Duration::from_secs(20);
 const H2_WINDOW: u32 = 1 << 20;
@@ -165,7 +172,7 @@ impl Listener {
 
     async fn link(&self, client: Upgraded<Socket<Stream>>, token: &TokenRecord) {
         let config = Some(self.agents.config().websocket());
-        let (io, ahead) = (client.io.into_inner(), client.read_ahead.into());
+        let (io, ahead) = (Timed::new(client.io.into_inner()), client.read_ahead.into());
         let socket = WebSocketStream::from_partially_read(io, ahead, Role::Server, config).await;
         self.agents.serve(socket, token).await;
     }

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use exchange::{BodyError, Observed, Observer};
-use http::{HeaderValue, Response, header};
-use http_body_util::{Either, Full};
+use exchange::{BodyError, Malformed, Observed, Observer};
+use http::{Response, StatusCode};
+use http_body_util::Either;
 use mux::MuxStream;
 use protocol::{Status, endpoint::split_proxy_path, status::shows_no_status};
 use runtime::Span;
@@ -27,6 +26,17 @@ pub struct Watch {
     pub span: Option<Box<Span>>,
 }
 
+/// To a request that is no proper one.
+pub fn refusal(status: StatusCode, malformed: Malformed) -> Response<Vec<u8>> {
+    let message = format!("the request cannot be understood: {malformed}");
+    let status = match status {
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => Status::headers_too_large(message),
+        StatusCode::NOT_IMPLEMENTED => Status::not_implemented(message),
+        _ => Status::bad_request(message),
+    };
+    status.to_response(false)
+}
+
 impl Watch {
     pub fn begin(metrics: &Arc<Metrics>) -> Self {
         Self { active: metrics.begin(), authenticated: None, span: None }
@@ -34,20 +44,8 @@ impl Watch {
 
     /// `path` is that of the request.
     pub fn status(self, status: &Status, path: &str) -> Response<ResponseBody> {
-        let body = Full::new(Bytes::from(status.to_json()));
-        let mut response = Response::new(axum::body::Body::new(body));
-        *response.status_mut() = status.http_status();
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(protocol::status::CONTENT_TYPE));
-        if split_proxy_path(path).is_some_and(|(_, path)| shows_no_status(path))
-            && let Some(warning) = status.to_warning()
-        {
-            headers.insert(header::WARNING, warning);
-        }
-        if status.code == 401 {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"pipeops\""));
-        }
-        self.ours(response)
+        let unread = split_proxy_path(path).is_some_and(|(_, path)| shows_no_status(path));
+        self.ours(status.to_response(unread).map(axum::body::Body::from))
     }
 
     pub fn ours(mut self, response: Response<axum::body::Body>) -> Response<ResponseBody> {

@@ -5,6 +5,7 @@ mod tests;
 
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
@@ -89,6 +90,5 @@ fn view(cluster: &Cluster, token: &TokenRecord) -> Option<ClusterView> {
 }
 
 fn failure(status: &Status) -> Response {
-    let headers = [(axum::http::header::CONTENT_TYPE, protocol::status::CONTENT_TYPE)];
-    (status.http_status(), headers, status.to_json()).into_response()
+    status.to_response(false).map(Body::from)
 }

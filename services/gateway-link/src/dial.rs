@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use http::{HeaderValue, Request, StatusCode, Uri, header};
+use mux::Timed;
 use protocol::{Secret, endpoint};
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
@@ -16,7 +17,7 @@ use tokio_util::either::Either;
 
 use crate::options::PipeOps;
 
-pub type Socket = WebSocketStream<Either<TlsStream<TcpStream>, TcpStream>>;
+pub type Socket = WebSocketStream<Timed<Either<TlsStream<TcpStream>, TcpStream>>>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
@@ -126,7 +127,7 @@ async fn open(
         Either::Right(tcp)
     };
     let request = upgrade_request(target, token)?;
-    match tokio_tungstenite::client_async_with_config(request, stream, Some(config)).await {
+    match tokio_tungstenite::client_async_with_config(request, Timed::new(stream), Some(config)).await {
         Ok((socket, _)) => Ok(socket),
         Err(tungstenite::Error::Http(response)) => Err(refusal(address, &response)),
         Err(source) => Err(DialError::WebSocket { address, source: Box::new(source) }),

@@ -29,19 +29,14 @@ pub async fn refuse(mut stream: MuxStream, error: &OpenError, first: &[u8]) -> i
 
 /// `unread`: the client shows nobody the body.
 fn answer(error: &OpenError, unread: bool) -> Vec<u8> {
-    let status = status(error);
-    let body = status.to_json();
-    let mut answer = format!(
-        "HTTP/1.1 {}\r\ncontent-type: {}\r\ncontent-length: {}\r\nconnection: close\r\n",
-        status.http_status(),
-        protocol::status::CONTENT_TYPE,
-        body.len()
-    )
-    .into_bytes();
-    if let Some(warning) = status.to_warning().filter(|_| unread) {
-        answer.extend_from_slice(b"warning: ");
-        answer.extend_from_slice(warning.as_bytes());
-        answer.extend_from_slice(b"\r\n");
+    let (head, body) = status(error).to_response(unread).into_parts();
+    let length = body.len();
+    let mut answer =
+        format!("HTTP/1.1 {}\r\ncontent-length: {length}\r\nconnection: close\r\n", head.status).into_bytes();
+    for (name, value) in &head.headers {
+        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            answer.extend_from_slice(part);
+        }
     }
     answer.extend_from_slice(b"\r\n");
     answer.extend_from_slice(&body);

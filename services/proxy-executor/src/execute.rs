@@ -183,13 +183,7 @@ fn with_traceparent(mut request: Request<Incoming>, context: Option<TraceParent>
 
 /// `unread`: the client shows nobody the body.
 fn error_response(status: &Status, unread: bool, watch: Watch) -> Response<ResponseBody> {
-    let mut response = Response::new(watch.ours(status.to_json()));
-    *response.status_mut() = status.http_status();
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(protocol::status::CONTENT_TYPE));
-    if let Some(warning) = status.to_warning().filter(|_| unread) {
-        response.headers_mut().insert(header::WARNING, warning);
-    }
-    response
+    status.to_response(unread).map(|body| watch.ours(body))
 }
 
 #[cfg(test)]

@@ -45,6 +45,10 @@ pub enum ConnectError {
         #[source]
         source: std::io::Error,
     },
+    #[error("the bus URL must not hold a password; set bus.user and bus.password_file instead")]
+    Credentials,
+    #[error("bus.user is set, but bus.password_file is not")]
+    NoPassword,
     #[error("cannot read {what} {}", path.display())]
     File {
         what: &'static str,

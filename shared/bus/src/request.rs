@@ -5,7 +5,7 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::Service;
+use crate::{ConnectError, Service};
 
 /// How long a caller waits for an answer.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -51,6 +51,8 @@ pub enum RequestError<E> {
 pub enum ServeError {
     #[error("the bus is closed")]
     Closed,
+    #[error("cannot connect to the bus")]
+    Connect(#[from] ConnectError),
     #[error("the bus denies subscribing to {0}")]
     Denied(String),
 }

@@ -18,9 +18,9 @@ pub struct Relayed {
 #[derive(Debug, thiserror::Error)]
 pub enum Broken {
     #[error("left side: {0}")]
-    Left(#[source] io::Error),
+    Left(io::Error),
     #[error("right side: {0}")]
-    Right(#[source] io::Error),
+    Right(io::Error),
 }
 
 /// Chunks carried before other tasks get their turn.

@@ -146,7 +146,7 @@ impl<T: Duplex + Send + 'static> Connection<T> {
             let this = &mut *self;
             let failed = upload.poll(cx, &mut this.io, &mut this.output).is_err();
             match feed.poll(cx, &mut this.io, &mut this.input) {
-                // Its reader is served; the rest of the request is still wanted by the peer, as far as it takes it.
+                // All of the response is there. The request goes on as long as its reader keeps the body.
                 Poll::Ready(Ok(Fed::Whole)) if matches!(upload.state, Progress::Going) && !failed => Poll::Pending,
                 Poll::Ready(_) => Poll::Ready(()),
                 Poll::Pending if failed => Poll::Ready(()),

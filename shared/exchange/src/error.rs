@@ -10,7 +10,7 @@ pub enum Error {
     #[error("the connection broke")]
     Io(#[from] io::Error),
     #[error("malformed message: {0}")]
-    Malformed(#[from] Malformed),
+    Malformed(Malformed),
     #[error("the body being sent broke off")]
     Body(#[source] BoxError),
     /// The client closed its connection before it had its response.
@@ -19,6 +19,12 @@ pub enum Error {
     /// A request did not come within the time it has.
     #[error("no complete request in time")]
     Timeout,
+}
+
+impl From<Malformed> for Error {
+    fn from(malformed: Malformed) -> Self {
+        Self::Malformed(malformed)
+    }
 }
 
 /// What is wrong with a message.

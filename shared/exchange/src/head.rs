@@ -230,3 +230,6 @@ pub(crate) fn keeps_alive(version: Version, headers: &HeaderMap) -> bool {
     };
     version == Version::HTTP_11 && !says("close")
 }
+
+#[cfg(test)]
+mod tests;

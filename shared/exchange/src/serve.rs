@@ -31,13 +31,22 @@ pub struct Settings {
     pub head_timeout: Option<Duration>,
     /// Whether a response without a `Date` gets one.
     pub date: bool,
+    /// What answers a request that cannot be understood: with this status, for this reason.
+    pub refusal: fn(StatusCode, Malformed) -> Response<Vec<u8>>,
 }
 
 impl Default for Settings {
     /// For a stream from one of our own: no timeouts, nothing added.
     fn default() -> Self {
-        Self { keep_alive: true, max_head: MAX_HEAD, head_timeout: None, date: false }
+        Self { keep_alive: true, max_head: MAX_HEAD, head_timeout: None, date: false, refusal: plain }
     }
+}
+
+fn plain(status: StatusCode, malformed: Malformed) -> Response<Vec<u8>> {
+    let mut response = Response::new(format!("{malformed}\n").into_bytes());
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
 }
 
 /// What is still read of a request whose response is complete, so that a client which is sending can read it.
@@ -211,18 +220,15 @@ impl<T: Duplex> Server<T> {
 
     /// Answers what is no proper request.
     async fn refuse(&mut self, malformed: Malformed) -> Result<(), Error> {
-        let mut response = Response::new(());
-        *response.status_mut() = match malformed {
+        let status = match malformed {
             Malformed::LargeHead | Malformed::ManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Malformed::Coding => StatusCode::NOT_IMPLEMENTED,
             _ => StatusCode::BAD_REQUEST,
         };
-        let text = format!("{malformed}\n");
-        let plain = HeaderValue::from_static("text/plain; charset=utf-8");
-        response.headers_mut().insert(header::CONTENT_TYPE, plain);
+        let response = (self.settings.refusal)(status, malformed);
         let answer = Answer { to_head: false, version: Version::HTTP_11, keep_alive: false, date: self.settings.date };
-        encode::response(&response, answer, Some(text.len() as u64), self.output.gathered())?;
-        self.output.gathered().extend_from_slice(text.as_bytes());
+        encode::response(&response, answer, Some(response.body().len() as u64), self.output.gathered())?;
+        self.output.gathered().extend_from_slice(response.body());
         std::future::poll_fn(|cx| self.output.poll_flush(cx, &mut self.io)).await?;
         self.linger().await;
         Ok(())

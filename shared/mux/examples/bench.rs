@@ -20,7 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mux::{Config, Link, MuxStream, Role, Windows};
+use mux::{Config, Link, MuxStream, Role, Timed, Windows};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -93,7 +93,8 @@ fn run(row: Row, streams: usize, time: Duration) {
             socket.set_nodelay(true).unwrap();
             let config = Config::default();
             let request = "ws://bench.test/";
-            let (ws, _) = client_async_with_config(request, socket, Some(config.websocket())).await.unwrap();
+            let (ws, _) =
+                client_async_with_config(request, Timed::new(socket), Some(config.websocket())).await.unwrap();
             let (link, mut incoming, driver) = mux::start(ws, Role::Agent, config);
             link.start_streams(Windows::Tuned);
             let mut tasks = JoinSet::new();
@@ -112,7 +113,7 @@ fn run(row: Row, streams: usize, time: Duration) {
             let (socket, _) = TcpListener::from_std(listener).unwrap().accept().await.unwrap();
             socket.set_nodelay(true).unwrap();
             let config = Config::default();
-            let ws = accept_async_with_config(socket, Some(config.websocket())).await.unwrap();
+            let ws = accept_async_with_config(Timed::new(socket), Some(config.websocket())).await.unwrap();
             let (link, _incoming, driver) = mux::start(ws, Role::ControlPlane, config);
             link.start_streams(Windows::Tuned);
             let driver = tokio::spawn(driver);

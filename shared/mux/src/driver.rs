@@ -28,6 +28,7 @@ use crate::{
     session::Session,
     signals::{LINK, READ, STREAMS, Signals, TIMER, WRITE},
     state::Shared,
+    timed::Timed,
 };
 
 /// Rounds of reading and writing before other tasks get a turn.
@@ -40,7 +41,7 @@ const OPENS: usize = 64;
 /// Puts a link on `ws`. The caller spawns the [`Driver`] and keeps its handle; dropping the driver ends the link
 /// without a word to the peer. Use [`Config::websocket`] for the handshake of `ws`, and set `TCP_NODELAY` on its
 /// socket.
-pub fn start<S>(ws: WebSocketStream<S>, role: Role, config: Config) -> (Link, Incoming, Driver<S>)
+pub fn start<S>(ws: WebSocketStream<Timed<S>>, role: Role, config: Config) -> (Link, Incoming, Driver<S>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -68,7 +69,7 @@ where
         session: Session::new(role, config.clone(), shared.clone(), accepted, opens),
         io: Io { ws, texts, flushing: false, stuck: false },
         control: Some(control),
-        timer: Box::pin(sleep_until(liveness.next())),
+        timer: Box::pin(sleep_until(liveness.next(now))),
         liveness,
         lazy: None,
         again: READ | WRITE | STREAMS | TIMER | LINK,
@@ -88,7 +89,7 @@ struct Wakers {
 
 /// The socket and what waits to be written to it.
 pub(crate) struct Io<S> {
-    pub(crate) ws: WebSocketStream<S>,
+    pub(crate) ws: WebSocketStream<Timed<S>>,
     texts: mpsc::Receiver<String>,
     /// Something was given to the WebSocket and is not flushed yet.
     flushing: bool,
@@ -191,13 +192,10 @@ where
     }
 
     fn read(&mut self) -> Result<(), Closed> {
-        let mut heard = None;
         for _ in 0..READS {
             let mut cx = Context::from_waker(&self.wakers.read);
             let Poll::Ready(message) = Pin::new(&mut self.io.ws).poll_next(&mut cx) else { return Ok(()) };
             let message = message.transpose()?.ok_or(Closed::Lost)?;
-            let now = *heard.get_or_insert_with(Instant::now);
-            self.liveness.heard(now);
             match message {
                 Message::Binary(bytes) => self.on_binary(bytes)?,
                 Message::Text(text) => self.on_text(text)?,
@@ -253,12 +251,9 @@ where
     }
 
     fn on_time(&mut self) -> Result<(), Closed> {
-        let now = Instant::now();
-        if let Some(silent) = self.liveness.dead(now) {
-            return Err(Closed::Dead(silent));
-        }
+        self.check_life()?;
         loop {
-            let next = self.lazy.into_iter().fold(self.liveness.next(), Instant::min);
+            let next = self.lazy.into_iter().fold(self.liveness.next(self.io.last_progress()), Instant::min);
             if self.timer.deadline() != next {
                 self.timer.as_mut().reset(next);
             }
@@ -267,10 +262,7 @@ where
                 return Ok(());
             }
             // Due now: the write that follows sends it.
-            let now = Instant::now();
-            if let Some(silent) = self.liveness.dead(now) {
-                return Err(Closed::Dead(silent));
-            }
+            let now = self.check_life()?;
             if self.lazy.is_some_and(|at| at <= now) {
                 self.lazy = None;
                 self.session.transport().hurry();
@@ -281,6 +273,14 @@ where
         }
     }
 
+    fn check_life(&self) -> Result<Instant, Closed> {
+        let now = Instant::now();
+        match self.liveness.dead(self.io.last_progress(), now) {
+            Some(silent) => Err(Closed::Dead(silent)),
+            None => Ok(now),
+        }
+    }
+
     fn write(&mut self, cx: &mut Context<'_>, writable: bool) -> Result<(), Closed> {
         let mut socket = Context::from_waker(&self.wakers.write);
         if self.io.stuck && !writable {
@@ -288,10 +288,8 @@ where
         }
         loop {
             if self.io.poll_flush(&mut socket)?.is_pending() {
-                self.liveness.stuck(Instant::now());
                 return Ok(());
             }
-            self.liveness.sent();
             let texts = self.io.feed_texts(cx, &self.shared)?;
             let mut transport = self.session.transport();
             if transport.has_output() && (texts || transport.is_urgent()) {
@@ -323,6 +321,12 @@ impl<S> Io<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    /// When the peer last said or, while there is something for it, took something; the earlier of the two.
+    fn last_progress(&self) -> Instant {
+        let socket = self.ws.get_ref();
+        socket.stuck().into_iter().fold(socket.heard(), Instant::min)
+    }
+
     /// Gives a message to the WebSocket, which always takes it; [`poll_flush`](Self::poll_flush) has to follow.
     pub(crate) fn feed(&mut self, message: Message) -> Result<(), Closed> {
         self.flushing = true;

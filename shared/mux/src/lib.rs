@@ -27,6 +27,7 @@ mod signals;
 mod state;
 mod stats;
 mod stream;
+mod timed;
 mod transport;
 mod unread;
 
@@ -38,5 +39,6 @@ pub use link::Link;
 pub use metrics::LinkMetrics;
 pub use stats::Stats;
 pub use stream::MuxStream;
+pub use timed::Timed;
 pub use tokio_tungstenite::tungstenite::{Utf8Bytes, protocol::frame::coding::CloseCode};
 pub use unread::Unread;

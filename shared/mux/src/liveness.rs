@@ -6,18 +6,15 @@ use tokio::time::Instant;
 
 use crate::config::Config;
 
-/// Everything received proves life, not pongs alone: on a slow uplink a pong waits behind our own bulk.
+/// Every byte that moves proves life, not pongs alone: on a slow uplink a pong waits behind our own bulk.
 #[derive(Debug)]
 pub(crate) struct Liveness {
     ping_interval: Duration,
     dead_after: Duration,
-    heard: Instant,
     next_ping: Instant,
     /// Number of the ping in flight and when it was queued.
     pinged: Option<(u64, Instant)>,
     count: u64,
-    /// Since when the socket has taken nothing.
-    stuck: Option<Instant>,
 }
 
 impl Liveness {
@@ -25,24 +22,10 @@ impl Liveness {
         Self {
             ping_interval: config.ping_interval,
             dead_after: config.dead_after,
-            heard: now,
             next_ping: now + config.ping_interval,
             pinged: None,
             count: 0,
-            stuck: None,
         }
-    }
-
-    pub(crate) fn heard(&mut self, now: Instant) {
-        self.heard = now;
-    }
-
-    pub(crate) fn sent(&mut self) {
-        self.stuck = None;
-    }
-
-    pub(crate) fn stuck(&mut self, now: Instant) {
-        self.stuck.get_or_insert(now);
     }
 
     /// The payload of a ping that is due.
@@ -66,14 +49,15 @@ impl Liveness {
         Some(now - at)
     }
 
-    pub(crate) fn dead(&self, now: Instant) -> Option<Duration> {
-        let silent = now - self.heard.min(self.stuck.unwrap_or(self.heard));
+    /// For how long nothing has moved, when that is too long. `last`: when something last did.
+    pub(crate) fn dead(&self, last: Instant, now: Instant) -> Option<Duration> {
+        let silent = now - last;
         (silent >= self.dead_after).then_some(silent)
     }
 
     /// When to look again.
-    pub(crate) fn next(&self) -> Instant {
-        self.next_ping.min(self.heard.min(self.stuck.unwrap_or(self.heard)) + self.dead_after)
+    pub(crate) fn next(&self, last: Instant) -> Instant {
+        self.next_ping.min(last + self.dead_after)
     }
 }
 
@@ -89,26 +73,14 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_death_and_any_sound_is_life() {
-        let (mut liveness, start) = liveness();
+    fn silence_is_death() {
+        let (liveness, start) = liveness();
         let at = |seconds| start + Duration::from_secs(seconds);
-        assert_eq!(liveness.dead(at(19)), None);
-        assert_eq!(liveness.dead(at(20)), Some(Duration::from_secs(20)));
-        liveness.heard(at(19));
-        assert_eq!(liveness.dead(at(38)), None);
-        assert!(liveness.dead(at(39)).is_some());
-    }
-
-    #[test]
-    fn a_peer_that_talks_but_takes_nothing_is_dead() {
-        let (mut liveness, start) = liveness();
-        let at = |seconds| start + Duration::from_secs(seconds);
-        liveness.stuck(at(1));
-        liveness.stuck(at(15));
-        liveness.heard(at(21));
-        assert!(liveness.dead(at(21)).is_some());
-        liveness.sent();
-        assert_eq!(liveness.dead(at(21)), None);
+        assert_eq!(liveness.dead(start, at(19)), None);
+        assert_eq!(liveness.dead(start, at(20)), Some(Duration::from_secs(20)));
+        assert_eq!(liveness.next(start), at(10));
+        assert_eq!(liveness.dead(at(19), at(38)), None);
+        assert!(liveness.dead(at(19), at(39)).is_some());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! [`Stats`](crate::Stats) of a process's links for whoever scrapes, over all links that were and are.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
@@ -21,6 +22,8 @@ struct Links {
     live: Vec<Arc<Shared>>,
     /// Of links that have ended.
     ended: Totals,
+    /// How many have, by [`Closed::kind`](crate::Closed::kind).
+    reasons: BTreeMap<&'static str, u64>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,7 +39,7 @@ struct Totals {
 
 impl LinkMetrics {
     /// Registers `<prefix>_link_streams`, `_link_streams_refused_total`, `_link_streams_evicted_total`,
-    /// `_link_bytes_total{direction}`, `_link_round_trip_seconds` (the longest of the last ones) and
+    /// `_link_bytes_total{direction}`, `_link_ends_total{reason}`, `_link_round_trip_seconds` (the longest of the last ones) and
     /// `_link_unread_bytes` (of the fullest [`Unread`](crate::Unread); all links of a process share one).
     #[must_use]
     pub fn register(meter: &Meter, prefix: &str) -> Self {
@@ -75,6 +78,18 @@ impl LinkMetrics {
                 observer.observe(totals.bytes_out, &[KeyValue::new("direction", "out")]);
             })
             .build();
+        let links = Arc::clone(&metrics.0);
+        let _ends = meter
+            .u64_observable_counter(format!("{prefix}_link_ends"))
+            .with_description("Links that have ended, by why")
+            .with_callback(move |observer| {
+                let mut links = lock(&links);
+                links.settle();
+                for (reason, count) in &links.reasons {
+                    observer.observe(*count, &[KeyValue::new("reason", *reason)]);
+                }
+            })
+            .build();
         metrics
     }
 
@@ -108,12 +123,13 @@ impl Links {
     /// Takes over the counts of links that have ended.
     fn settle(&mut self) {
         let ended = &mut self.ended;
-        self.live.retain(|link| {
-            let is_over = link.why_closed().is_some() && link.counters.open_streams.load(Ordering::Relaxed) == 0;
-            if is_over {
+        self.live.retain(|link| match link.why_closed() {
+            Some(why) if link.counters.open_streams.load(Ordering::Relaxed) == 0 => {
                 ended.add(link);
+                *self.reasons.entry(why.kind()).or_default() += 1;
+                false
             }
-            !is_over
+            _ => true,
         });
         (ended.streams, ended.rtt_micros, ended.unread) = (0, 0, 0);
     }
@@ -156,7 +172,7 @@ mod tests {
             shared
         };
         let (old, new) = (link(), link());
-        let mut links = Links { live: vec![old.clone(), new], ended: Totals::default() };
+        let mut links = Links { live: vec![old.clone(), new], ..Links::default() };
         let now = links.totals();
         assert_eq!((now.streams, now.bytes_in), (2, 20));
         old.counters.open_streams.store(0, Ordering::Relaxed);
@@ -164,6 +180,7 @@ mod tests {
         for _ in 0..2 {
             let now = links.totals();
             assert_eq!((now.streams, now.bytes_in, links.live.len()), (1, 20, 1));
+            assert_eq!(links.reasons, BTreeMap::from([("dropped", 1)]));
         }
     }
 }

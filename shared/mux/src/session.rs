@@ -128,10 +128,7 @@ impl Session {
         }
         self.ending.append(&mut lock(&self.shared.dropped));
         self.ending.retain(|stream| !transport.reap(*stream));
-        let counters = &self.shared.counters;
-        counters.open_streams.store(transport.open_streams(), Ordering::Relaxed);
-        counters.frames_in.store(transport.frames_in, Ordering::Relaxed);
-        counters.frames_out.store(transport.frames_out, Ordering::Relaxed);
+        self.shared.counters.open_streams.store(transport.open_streams(), Ordering::Relaxed);
         drop(transport);
         self.shared.unread.relieve();
         Ok(more)

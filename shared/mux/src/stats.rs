@@ -19,12 +19,6 @@ pub struct Stats {
     /// Payload bytes of WebSocket messages, text and binary.
     pub bytes_in: u64,
     pub bytes_out: u64,
-    /// WebSocket messages, text and binary.
-    pub messages_in: u64,
-    pub messages_out: u64,
-    /// yamux frames.
-    pub frames_in: u64,
-    pub frames_out: u64,
     /// Round trip of the last answered ping.
     pub rtt: Option<Duration>,
 }
@@ -39,10 +33,6 @@ pub(crate) struct Counters {
     pub(crate) evicted: AtomicU64,
     pub(crate) bytes_in: AtomicU64,
     pub(crate) bytes_out: AtomicU64,
-    pub(crate) messages_in: AtomicU64,
-    pub(crate) messages_out: AtomicU64,
-    pub(crate) frames_in: AtomicU64,
-    pub(crate) frames_out: AtomicU64,
     /// Nanoseconds; 0 before the first pong.
     pub(crate) rtt: AtomicU64,
 }
@@ -54,12 +44,10 @@ pub(crate) fn add(counter: &AtomicU64, n: u64) {
 
 impl Counters {
     pub(crate) fn message_in(&self, bytes: usize) {
-        add(&self.messages_in, 1);
         add(&self.bytes_in, bytes as u64);
     }
 
     pub(crate) fn message_out(&self, bytes: usize) {
-        add(&self.messages_out, 1);
         add(&self.bytes_out, bytes as u64);
     }
 
@@ -73,10 +61,6 @@ impl Counters {
             evicted: load(&self.evicted),
             bytes_in: load(&self.bytes_in),
             bytes_out: load(&self.bytes_out),
-            messages_in: load(&self.messages_in),
-            messages_out: load(&self.messages_out),
-            frames_in: load(&self.frames_in),
-            frames_out: load(&self.frames_out),
             rtt: match load(&self.rtt) {
                 0 => None,
                 nanos => Some(Duration::from_nanos(nanos)),

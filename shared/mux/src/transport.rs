@@ -60,8 +60,6 @@ pub(crate) struct Transport {
     /// Code of the go-away with which yamux judged the peer.
     pub(crate) judged: Option<u32>,
     pub(crate) flooded: bool,
-    pub(crate) frames_in: u64,
-    pub(crate) frames_out: u64,
 }
 
 impl Transport {
@@ -163,7 +161,6 @@ impl Transport {
 
     fn inject(&mut self, header: Header) {
         self.output.extend_from_slice(&header.encode());
-        self.frames_out += 1;
         self.urgent = true;
     }
 
@@ -179,7 +176,6 @@ impl Transport {
 
     /// A whole header has arrived; true when the frame is for yamux.
     fn inspect(&mut self, header: Header) -> bool {
-        self.frames_in += 1;
         match header.kind {
             PING if !header.has(ACK) && header.version == 0 => {
                 if self.output.len() > PONG_LIMIT {
@@ -295,7 +291,6 @@ impl Transport {
 
     /// Looks at a header on its way out.
     fn pass(&mut self, header: &mut Header) {
-        self.frames_out += 1;
         let acknowledgement = header.kind == DATA && header.flags == ACK && header.length == 0;
         self.urgent |= !acknowledgement || self.output.len() >= LAZY_BYTES;
         if header.kind == GO_AWAY {

@@ -6,16 +6,6 @@ pub const AGENT_WS: &str = "/api/v1/clusters/agent/ws";
 /// Path of the gateway WebSocket when the given `gateway_ws_url` has none of its own.
 pub const GATEWAY_WS: &str = "/ws";
 
-/// Query parameters of the gateway WebSocket besides `agent_version` and `cluster_uuid`, in the order in which the
-/// existing agent sends them.
-pub const GATEWAY_QUERY: [(&str, &str); 5] = [
-    ("supports_binary", "true"),
-    ("supports_response_streaming", "true"),
-    ("supports_streaming", "true"),
-    ("supports_websocket", "true"),
-    ("supports_yamux", "true"),
-];
-
 /// List of clusters, for users.
 pub const CLUSTERS: &str = "/api/v1/clusters";
 

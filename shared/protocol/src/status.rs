@@ -1,9 +1,7 @@
 //! Errors as Kubernetes clients print them: `metav1.Status`.
 
+use http::{HeaderValue, Response, StatusCode, header};
 use serde::{Deserialize, Serialize};
-
-/// Content type of [`Status::to_json`].
-pub const CONTENT_TYPE: &str = "application/json";
 
 /// A failed request, in the form in which the API server itself reports one. kubectl prints
 /// `Error from server (<reason>): <message>`.
@@ -81,18 +79,10 @@ impl Status {
         forbidden = 403 "Forbidden";
         /// 404: no such cluster, path or object.
         not_found = 404 "NotFound";
-        /// 405: the method is not possible here.
-        method_not_allowed = 405 "MethodNotAllowed";
-        /// 409: somebody else changed it first.
-        conflict = 409 "Conflict";
-        /// 413: the body is larger than allowed.
-        too_large = 413 "RequestEntityTooLarge";
-        /// 429: over a limit; try later.
-        too_many_requests = 429 "TooManyRequests";
         /// 431: the request's headers are larger than allowed.
         headers_too_large = 431 "RequestHeaderFieldsTooLarge";
-        /// 500: a fault of ours.
-        internal = 500 "InternalError";
+        /// 501: a part of HTTP that is not spoken here.
+        not_implemented = 501 "NotImplemented";
         /// 502: the API server, or a hop on the way to it, could not be reached or broke off.
         bad_gateway = 502 "BadGateway";
         /// 503: nobody is there to serve the request now.
@@ -101,20 +91,28 @@ impl Status {
         timeout = 504 "Timeout";
     }
 
-    /// Asks clients to try again after `seconds`.
-    #[must_use]
-    pub fn with_retry_after(mut self, seconds: u32) -> Self {
-        self.details.get_or_insert_default().retry_after_seconds = Some(seconds);
-        self
-    }
-
     /// The HTTP status; 500 when `code` is none.
-    pub fn http_status(&self) -> http::StatusCode {
-        http::StatusCode::from_u16(self.code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR)
+    pub fn http_status(&self) -> StatusCode {
+        StatusCode::from_u16(self.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
-    /// The message as a `Warning` header, for requests of which [`shows_no_status`] is true.
-    pub fn to_warning(&self) -> Option<http::HeaderValue> {
+    /// The whole response. `unread`: the client shows nobody the body (see [`shows_no_status`]), so the message is in a
+    /// `Warning` header, too.
+    pub fn to_response(&self, unread: bool) -> Response<Vec<u8>> {
+        let mut response = Response::new(self.to_json());
+        *response.status_mut() = self.http_status();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
+        if let Some(warning) = self.to_warning().filter(|_| unread) {
+            headers.insert(header::WARNING, warning);
+        }
+        if self.code == 401 {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"pipeops\""));
+        }
+        response
+    }
+
+    fn to_warning(&self) -> Option<HeaderValue> {
         let mut value = String::from("299 pipeops \"");
         for character in self.message.chars() {
             match character {
@@ -124,11 +122,10 @@ impl Status {
             }
         }
         value.push('"');
-        http::HeaderValue::from_bytes(value.as_bytes()).ok()
+        HeaderValue::from_bytes(value.as_bytes()).ok()
     }
 
-    /// The body of the response.
-    pub fn to_json(&self) -> Vec<u8> {
+    fn to_json(&self) -> Vec<u8> {
         crate::envelope::to_json(self).into_bytes()
     }
 }
@@ -163,24 +160,18 @@ mod tests {
     }
 
     #[test]
-    fn a_retry_hint_is_part_of_the_details() {
-        let json = String::from_utf8(Status::too_many_requests("busy").with_retry_after(3).to_json()).unwrap();
-        assert!(json.contains(r#""details":{"retryAfterSeconds":3}"#), "{json}");
-    }
-
-    #[test]
     fn a_warning_is_one_quoted_line() {
-        let warning = Status::not_found("cluster \"a\\b\"\nis ✓").to_warning().unwrap();
+        let status = Status::not_found("cluster \"a\\b\"\nis ✓");
+        let response = status.to_response(true);
+        let warning = response.headers().get(header::WARNING).unwrap();
         assert_eq!(std::str::from_utf8(warning.as_bytes()).unwrap(), r#"299 pipeops "cluster \"a\\b\" is ✓""#);
+        assert_eq!(status.to_response(false).headers().get(header::WARNING), None);
     }
 
     proptest! {
         #[test]
-        fn every_message_is_read_back(code in 0u16..1000, reason in "[A-Za-z]{0,20}", message in "(?s).{0,60}", retry: Option<u32>) {
-            let mut status = Status::failure(code, &reason, message);
-            if let Some(seconds) = retry {
-                status = status.with_retry_after(seconds);
-            }
+        fn every_message_is_read_back(code in 0u16..1000, reason in "[A-Za-z]{0,20}", message in "(?s).{0,60}") {
+            let status = Status::failure(code, &reason, message);
             prop_assert!(status.http_status().as_u16() >= 100);
             prop_assert!(status.to_warning().is_some());
             prop_assert_eq!(serde_json::from_slice::<Status>(&status.to_json()).unwrap(), status);

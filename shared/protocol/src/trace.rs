@@ -96,11 +96,6 @@ impl TraceParent {
     pub fn to_header_value(&self) -> HeaderValue {
         HeaderValue::from_bytes(&self.encode()).unwrap_or_else(|_| HeaderValue::from_static(""))
     }
-
-    /// The same trace with another parent span.
-    pub fn with_span(self, span_id: [u8; 8]) -> Self {
-        Self { span_id, ..self }
-    }
 }
 
 fn nibble(digit: u8) -> Option<u8> {

@@ -30,6 +30,6 @@ pub use context::Context;
 pub use error_text::error_text;
 pub use health::{Condition, Health};
 pub use options::{Common, LogFormat, Logging, Options, SecretSchema, Server, Telemetry};
-pub use process::{execute, run, run_with, run_with_args};
+pub use process::{execute, run, run_with};
 pub use trace::{Span, SpanKind, Tracer};
 pub use units::{ByteSize, Duration, ParseUnitError};

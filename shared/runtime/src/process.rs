@@ -1,6 +1,6 @@
 //! From `main` to the exit code.
 
-use std::{ffi::OsString, future::Future, pin::pin, process::ExitCode, sync::Arc, time::Duration};
+use std::{future::Future, pin::pin, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use opentelemetry::metrics::MeterProvider as _;
@@ -38,22 +38,7 @@ where
     F: FnOnce(O, Context) -> Fut,
     Fut: Future<Output = anyhow::Result<()>>,
 {
-    run_with_args(name, version, std::env::args_os(), service)
-}
-
-/// [`run`] with other arguments; the first is the program's name.
-pub fn run_with_args<O, F, Fut>(
-    name: &'static str,
-    version: &'static str,
-    args: impl IntoIterator<Item = OsString>,
-    service: F,
-) -> ExitCode
-where
-    O: Options,
-    F: FnOnce(O, Context) -> Fut,
-    Fut: Future<Output = anyhow::Result<()>>,
-{
-    match config::parse_args::<O>(name, version, args) {
+    match config::parse_args::<O>(name, version, std::env::args_os()) {
         Parsed::Run(args) => run_with(name, version, &args, service),
         Parsed::Exit(code) => ExitCode::from(code),
     }

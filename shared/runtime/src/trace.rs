@@ -50,12 +50,6 @@ impl Tracer {
         Self { recorder: Some(Recorder { tracer: provider.tracer(name), threshold: threshold(sample_ratio) }) }
     }
 
-    /// True when spans can be recorded at all.
-    #[must_use]
-    pub const fn is_enabled(&self) -> bool {
-        self.recorder.is_some()
-    }
-
     /// Begins the operation `name`, as a part of `parent` if there is one.
     #[must_use]
     pub fn start(&self, name: &'static str, kind: SpanKind, parent: Option<&TraceParent>) -> Span {

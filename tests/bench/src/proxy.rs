@@ -75,8 +75,7 @@ impl Scale {
 /// When something does not start or stop. What cannot be measured is in the report's failures instead.
 pub async fn run(options: Options, report: &mut Report) -> Result<()> {
     let lab =
-        Lab::start(lab::Options { bench_parts: true, progress: options.progress.clone(), ..lab::Options::default() })
-            .await?;
+        Lab::start(lab::Options { bench: true, progress: options.progress.clone(), ..lab::Options::default() }).await?;
     let result = in_lab(&lab, &options, report).await;
     let stopped = lab.stop().await.context("cannot stop the lab");
     result.and(stopped)

@@ -80,7 +80,7 @@ fn every_service_has_a_target_with_its_binary_and_ports() -> Result<()> {
         let lines = stages.get(*name).context("no such stage")?;
         let has = |line: &str| ensure_line(name, lines, line);
         ensure!(build.contains(&format!("--package {name} ")), "{name} is not built");
-        ensure!(build.contains(&format!(" target/release/{name} ")), "{name} is not kept");
+        ensure!(build.contains(&format!(" target/dist/{name} ")), "{name} is not kept");
         has(&format!("COPY --from=binaries /{name} /usr/local/bin/{name}"))?;
         has(&format!("ENTRYPOINT [\"{name}\"]"))?;
         let listens = ["PIPEOPS_LISTEN", "PIPEOPS_SERVER_LISTEN"].into_iter().filter_map(|key| variables.get(key));

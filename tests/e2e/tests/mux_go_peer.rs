@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use futures::future::try_join_all;
 use lab::{Parts, Progress, until};
-use mux::{CloseCode, Closed, Config, Control, Link, MuxStream, OpenError, Role, Streams, Windows};
+use mux::{CloseCode, Closed, Config, Control, Link, MuxStream, OpenError, Role, Streams, Timed, Windows};
 use sha2::{Digest, Sha256};
 use std::{
     io::ErrorKind,
@@ -55,13 +55,13 @@ impl Ours {
                 let port = lines.next_line().await?.context("the peer does not listen")?;
                 let tcp = TcpStream::connect(format!("127.0.0.1:{port}")).await?;
                 let url = format!("ws://127.0.0.1:{port}/");
-                (peer, mux::start(client_async_with_config(url, tcp, websocket).await?.0, role, config))
+                (peer, mux::start(client_async_with_config(url, Timed::new(tcp), websocket).await?.0, role, config))
             }
             Role::ControlPlane => {
                 let listener = TcpListener::bind("127.0.0.1:0").await?;
                 let peer = command.arg("agent").arg(format!("ws://{}/", listener.local_addr()?)).spawn()?;
                 let (tcp, _) = timeout(SOON, listener.accept()).await.context("the peer does not dial")??;
-                (peer, mux::start(accept_async_with_config(tcp, websocket).await?, role, config))
+                (peer, mux::start(accept_async_with_config(Timed::new(tcp), websocket).await?, role, config))
             }
         };
         // What the peers of such a link agree on: hashicorp/yamux sends frames as large as the window.

@@ -7,12 +7,17 @@ mod show;
 mod test;
 mod up;
 
-use crate::{lab, parts::Parts, progress::Progress, state::State};
+use crate::{lab, parts::Parts, process::send, progress::Progress, state::State};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
+use rustix::process::Signal;
 use std::{
     path::PathBuf,
-    process::{ExitCode, Stdio},
+    process::{ExitCode, ExitStatus, Stdio},
+};
+use tokio::{
+    process::Child,
+    signal::unix::{SignalKind, signal},
 };
 
 /// Kubernetes, NATS, the control plane and the agent's services as processes of this machine.
@@ -146,11 +151,33 @@ async fn parts() -> Result<()> {
     Ok(())
 }
 
-/// Runs a program with this terminal and gives its exit code.
+/// Waits for a program that leads a group of its own, and passes on to all of it what asks this one to stop.
+async fn wait_for_group(child: &mut Child) -> Result<ExitStatus> {
+    let mut interrupted = signal(SignalKind::interrupt()).context("cannot wait for Ctrl-C")?;
+    let mut terminated = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    loop {
+        let asked = tokio::select! {
+            status = child.wait() => return status.context("cannot wait for a program"),
+            _ = interrupted.recv() => Signal::INT,
+            _ = terminated.recv() => Signal::TERM,
+        };
+        if let Some(pid) = child.id() {
+            send(pid, asked)?;
+        }
+    }
+}
+
+/// Runs a program that writes to this terminal, and gives its exit code.
 async fn pass_through(program: &str, args: &[&str], parts: &Parts) -> Result<ExitCode> {
     let mut command = tokio::process::Command::new(program);
-    command.args(args).env("PATH", parts.search_path()?).current_dir(crate::workspace()).stdin(Stdio::inherit());
-    let status = command.status().await.with_context(|| format!("cannot run {program}"))?;
+    command
+        .args(args)
+        .env("PATH", parts.search_path()?)
+        .current_dir(crate::workspace())
+        .stdin(Stdio::null())
+        .process_group(0);
+    let mut child = command.spawn().with_context(|| format!("cannot run {program}"))?;
+    let status = wait_for_group(&mut child).await?;
     match status.code() {
         Some(code) => Ok(ExitCode::from(u8::try_from(code).unwrap_or(1))),
         None => bail!("{program} ended with {status}"),

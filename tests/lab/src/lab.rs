@@ -65,8 +65,8 @@ pub struct Options {
     pub current: bool,
     /// gRPC address of an OpenTelemetry collector that the API server sends spans of every request to.
     pub api_server_traces: Option<SocketAddr>,
-    /// Also the parts that only benches need.
-    pub bench_parts: bool,
+    /// For figures: the services as they ship, and the parts that only benches need, too.
+    pub bench: bool,
     /// How the start is shown.
     pub progress: Progress,
 }
@@ -82,7 +82,7 @@ impl Default for Options {
             control_plane_env: BTreeMap::new(),
             api_server_traces: None,
             current: false,
-            bench_parts: false,
+            bench: false,
             progress: Progress::slow_only(),
         }
     }

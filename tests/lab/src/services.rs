@@ -16,6 +16,22 @@ use tokio::{
 /// Says that the services are built.
 pub(crate) const BUILT: &str = "PIPEOPS_LAB_SERVICES_BUILT";
 
+/// What compiles quickly, and what ships.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Profile {
+    Release,
+    Dist,
+}
+
+impl Profile {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Release => "release",
+            Self::Dist => "dist",
+        }
+    }
+}
+
 const LINES_KEPT: usize = 60;
 
 /// The services' programs, by name.
@@ -37,16 +53,16 @@ struct Target {
 }
 
 impl Services {
-    /// Builds every folder of `services/` that is a package, in the profile that ships. With [`BUILT`] in the environment, those that
-    /// were built last are taken as they are: many labs in turn need not ask cargo each time.
-    pub(crate) async fn build(progress: &Progress) -> Result<Self> {
+    /// Builds every folder of `services/` that is a package. With [`BUILT`] in the environment, those of the release profile are taken
+    /// as they are: many labs in turn need not ask cargo each time.
+    pub(crate) async fn build(profile: Profile, progress: &Progress) -> Result<Self> {
         let packages = packages()?;
         if std::env::var_os(BUILT).is_some() {
             return Self::built(packages);
         }
-        let step = progress.step("services", "cargo build --release");
+        let step = progress.step("services", &format!("cargo build --profile {}", profile.name()));
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        command.args(["build", "--release", "--message-format=json-render-diagnostics"]);
+        command.args(["build", "--profile", profile.name(), "--message-format=json-render-diagnostics"]);
         for package in &packages {
             command.args(["--package", package]);
         }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bus::Bus;
 use gateway_link::{Forwarder, Metrics};
-use mux::{Config, Incoming, Link, MuxStream, Role, Windows};
+use mux::{Config, Incoming, Link, MuxStream, Role, Timed, Windows};
 use protocol::{StreamHeader, StreamId, StreamKind};
 use runtime::Tracer;
 use tokio::io::AsyncWriteExt;
@@ -37,8 +37,9 @@ pub async fn eventually<T, E: Debug>(limit: Duration, what: &str, mut check: imp
 pub async fn agent(socket: TcpStream, bus: Bus) {
     socket.set_nodelay(true).unwrap();
     let config = Config::default();
-    let (socket, _) =
-        client_async_with_config("ws://link.test/", socket, Some(config.websocket())).await.expect("a handshake");
+    let (socket, _) = client_async_with_config("ws://link.test/", Timed::new(socket), Some(config.websocket()))
+        .await
+        .expect("a handshake");
     let (link, Incoming { mut streams, control: _control }, driver) = mux::start(socket, Role::Agent, config);
     link.start_streams(Windows::Fixed);
     let forwarder = Forwarder { bus, tracer: Tracer::disabled(), metrics: std::sync::Arc::new(Metrics::default()) };
@@ -68,7 +69,7 @@ impl ControlPlane {
     pub async fn accept(socket: TcpStream) -> Self {
         socket.set_nodelay(true).unwrap();
         let config = Config::default();
-        let socket = accept_async_with_config(socket, Some(config.websocket())).await.expect("a handshake");
+        let socket = accept_async_with_config(Timed::new(socket), Some(config.websocket())).await.expect("a handshake");
         let (link, incoming, driver) = mux::start(socket, Role::ControlPlane, config);
         link.start_streams(Windows::Fixed);
         let mut tasks = JoinSet::new();

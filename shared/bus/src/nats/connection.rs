@@ -53,8 +53,17 @@ pub(super) async fn connect(
     events: Weak<dyn Events>,
     keep: Option<Arc<dyn Events>>,
 ) -> Result<Client, ConnectError> {
-    let url = options.url.clone();
-    let address = url.parse::<ServerAddr>().map_err(|source| ConnectError::Url { url, source })?;
+    let address = options.url.parse::<ServerAddr>().map_err(|source| {
+        // It may hold a password, where none belongs.
+        let shown = options.url.rsplit_once('@').map_or(&*options.url, |(_, host)| host);
+        ConnectError::Url { url: shown.to_owned(), source }
+    })?;
+    if address.has_user_pass() {
+        return Err(ConnectError::Credentials);
+    }
+    if options.user.is_some() && options.password_file.is_none() {
+        return Err(ConnectError::NoPassword);
+    }
     let mut connect = match &options.password_file {
         Some(path) => {
             let read = {

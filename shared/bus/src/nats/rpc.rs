@@ -1,6 +1,9 @@
 //! Request and reply on NATS.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::{
+    error::Error as _,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use async_nats::{Client, RequestErrorKind, Subject, Subscriber};
 use bytes::Bytes;
@@ -111,18 +114,23 @@ impl NatsBus {
         if self.closed.load(Relaxed) {
             return Err(OpenError::Unavailable("bus closed".to_owned()));
         }
-        let unavailable = |error: ConnectError| OpenError::Unavailable(error.to_string());
         self.io().await.map_err(unavailable)?.open(kind, header, first).await
     }
 
     pub(crate) async fn listen(&self, kind: StreamKind) -> Result<NatsListener, ServeError> {
-        let io = self.io().await.map_err(|_| ServeError::Closed)?;
+        let io = self.io().await?;
         let client = io.client().ok_or(ServeError::Closed)?;
         let group = self.service.as_str().to_owned();
         let subscriber =
             client.queue_subscribe(subjects::stream_open(kind), group).await.map_err(|_| ServeError::Closed)?;
         Ok(NatsListener::new(Arc::clone(io), subscriber, kind))
     }
+}
+
+/// The cause too: it is a setting, and what is wrong with it.
+fn unavailable(error: ConnectError) -> OpenError {
+    let cause = error.source().map_or_else(String::new, |cause| format!(": {cause}"));
+    OpenError::Unavailable(format!("{error}{cause}"))
 }
 
 /// The requests that reach this instance.

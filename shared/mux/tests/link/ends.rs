@@ -6,11 +6,14 @@ use std::{
 };
 
 use futures::{SinkExt, StreamExt};
-use mux::{CloseCode, Closed, Config, OpenError, Role, Windows};
+use mux::{CloseCode, Closed, Config, OpenError, Role, Timed, Windows};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{Message, protocol::Role as Side},
+};
 
-use crate::harness::{End, ends, ends_with, sockets, soon, stream, until, within};
+use crate::harness::{End, ends, ends_with, sockets, soon, stream, tcp, until, within};
 
 fn quick() -> Config {
     Config {
@@ -129,6 +132,25 @@ async fn a_silent_peer_is_dead_and_streams_end() {
         assert!(start.elapsed() >= Duration::from_millis(200), "{:?}", start.elapsed());
         assert_eq!(opened.read(&mut [0; 1]).await.unwrap_err().kind(), ErrorKind::ConnectionAborted);
     }
+}
+
+/// A link may be too slow for a whole message in the time after which silence is death.
+#[tokio::test]
+async fn a_message_that_comes_byte_by_byte_keeps_the_link() {
+    const TEXT: &str = "a long message over a slow link";
+    let config = Config { dead_after: Duration::from_secs(1), ..quick() };
+    let (client, mut server) = tcp().await;
+    let client = WebSocketStream::from_raw_socket(Timed::new(client), Side::Client, Some(config.websocket())).await;
+    let mut agent = End::new(client, Role::Agent, &config);
+    let start = Instant::now();
+    let mut pace = tokio::time::interval(Duration::from_millis(80));
+    let message = [&[0x81, TEXT.len() as u8], TEXT.as_bytes()].concat();
+    for byte in message {
+        pace.tick().await;
+        server.write_u8(byte).await.unwrap();
+    }
+    assert!(start.elapsed() > 2 * config.dead_after);
+    assert_eq!(soon("the text", agent.control.recv()).await.unwrap().as_str(), TEXT);
 }
 
 #[tokio::test]

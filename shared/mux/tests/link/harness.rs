@@ -2,7 +2,7 @@
 
 use std::{future::Future, time::Duration};
 
-use mux::{Closed, Config, Control, Link, MuxStream, Role, Streams, Windows};
+use mux::{Closed, Config, Control, Link, MuxStream, Role, Streams, Timed, Windows};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -10,7 +10,7 @@ use tokio::{
 };
 use tokio_tungstenite::{WebSocketStream, accept_async_with_config, client_async_with_config};
 
-pub type Socket = WebSocketStream<TcpStream>;
+pub type Socket = WebSocketStream<Timed<TcpStream>>;
 
 pub struct End {
     pub link: Link,
@@ -79,8 +79,8 @@ pub async fn sockets(config: &Config) -> (Socket, Socket) {
 
 pub async fn handshake(client: TcpStream, server: TcpStream, config: &Config) -> (Socket, Socket) {
     let (client, server) = tokio::join!(
-        client_async_with_config("ws://link.test/", client, Some(config.websocket())),
-        accept_async_with_config(server, Some(config.websocket())),
+        client_async_with_config("ws://link.test/", Timed::new(client), Some(config.websocket())),
+        accept_async_with_config(Timed::new(server), Some(config.websocket())),
     );
     (client.unwrap().0, server.unwrap())
 }

@@ -1,6 +1,10 @@
 //! Files that are made from code and committed.
 
-use crate::{folders, progress::Progress, services::Services};
+use crate::{
+    folders,
+    progress::Progress,
+    services::{Profile, Services},
+};
 use anyhow::{Context, Result, bail};
 use std::{
     ffi::OsStr,
@@ -45,7 +49,7 @@ async fn outputs(progress: &Progress) -> Result<Vec<(PathBuf, String)>> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let permissions = ["run", "--quiet", "--release", "--package", "bus", "--example", "permissions"];
     let mut outputs = vec![(PathBuf::from(PERMISSIONS), stdout(&cargo, &permissions).await?)];
-    let services = Services::build(progress).await?;
+    let services = Services::build(Profile::Release, progress).await?;
     for (name, binary) in services.iter() {
         // The control plane is a tool with commands; its settings are those of one of them.
         let args: &[&str] = if name == "control-plane" { &["serve", "--print-schema"] } else { &["--print-schema"] };

@@ -2,12 +2,12 @@
 
 mod count;
 
-use super::checks;
+use super::{checks, wait_for_group};
 use crate::{
     folders,
     parts::Parts,
     progress::{Progress, Step},
-    services::{BUILT, Services},
+    services::{BUILT, Profile, Services},
 };
 use anyhow::{Context, Result};
 use count::Counter;
@@ -63,7 +63,7 @@ pub(super) async fn run(filter: Option<String>) -> Result<ExitCode> {
 
 async fn tests(filter: Option<&str>, parts: &Parts, progress: &Progress) -> Result<count::Counts> {
     // The labs of the tests find them built, so that no test's own time limit pays for it.
-    Services::build(progress).await?;
+    Services::build(Profile::Release, progress).await?;
     let step = Arc::new(progress.step("tests", "cargo test --release"));
     let log = folders::workspace().join("target/lab-test.log");
     let file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
@@ -84,6 +84,7 @@ async fn tests(filter: Option<&str>, parts: &Parts, progress: &Progress) -> Resu
         .stdin(Stdio::null())
         .stdout(writer.try_clone().context("cannot share a pipe")?)
         .stderr(writer)
+        .process_group(0)
         .kill_on_drop(true);
     let mut child = command.spawn().context("cannot run cargo test")?;
     // It holds the writing end of the pipe, which would never end.
@@ -92,7 +93,7 @@ async fn tests(filter: Option<&str>, parts: &Parts, progress: &Progress) -> Resu
         let step = Arc::clone(&step);
         tokio::task::spawn_blocking(move || read(reader, file, &step))
     };
-    let status = child.wait().await.context("cannot wait for cargo test")?;
+    let status = wait_for_group(&mut child).await?;
     let counts = read.await.context("reading what cargo test says ended early")??.end(status.success());
     if let Some(step) = Arc::into_inner(step) {
         let message = format!("{} passed, {} failed; all they said: {}", counts.passed, counts.failed, log.display());

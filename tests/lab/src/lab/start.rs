@@ -13,7 +13,7 @@ use crate::{
     parts::Parts,
     process::{Process, Spawner, Spec},
     run::Tool,
-    services::Services,
+    services::{Profile, Services},
     state::StateFile,
     tokens::{self, Refresher, Token},
     workload::{self, Node},
@@ -89,8 +89,9 @@ impl Lab {
 
 impl Start {
     async fn with_parts(options: Options, folder: RunFolder, state: Arc<StateFile>) -> Result<Lab> {
-        let (parts, services) = tokio::try_join!(Parts::get(options.bench_parts, &options.progress), async {
-            if options.services { Services::build(&options.progress).await.map(Some) } else { Ok(None) }
+        let (parts, services) = tokio::try_join!(Parts::get(options.bench, &options.progress), async {
+            let profile = if options.bench { Profile::Dist } else { Profile::Release };
+            if options.services { Services::build(profile, &options.progress).await.map(Some) } else { Ok(None) }
         })?;
         let start = Self { options, parts, processes: Vec::new(), spawner: Spawner::new()?, state, folder };
         start.everything(services).await

@@ -13,7 +13,7 @@ fn register(capabilities: &[&str]) -> Register {
 /// A link that nobody drives.
 async fn link() -> Arc<AgentLink> {
     let (near, _far) = tokio::io::duplex(1024);
-    let socket = WebSocketStream::from_raw_socket(near, Role::Server, None).await;
+    let socket = WebSocketStream::from_raw_socket(mux::Timed::new(near), Role::Server, None).await;
     let (link, ..) = mux::start(socket, mux::Role::ControlPlane, mux::Config::default());
     Arc::new(AgentLink::new(AgentId::new("agent-1").unwrap(), link, 1))
 }

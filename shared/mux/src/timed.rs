@@ -1,0 +1,122 @@
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
+
+/// A socket that knows when the last byte came, and since when it takes none. A link that is slow shows life by every
+/// byte, long before a whole message is through.
+#[derive(Debug)]
+pub struct Timed<S> {
+    inner: S,
+    heard: Instant,
+    stuck: Option<Instant>,
+    /// The last write found no room.
+    full: bool,
+}
+
+impl<S> Timed<S> {
+    /// Around the bare socket, or the encrypted one; before the handshake of the WebSocket.
+    pub fn new(inner: S) -> Self {
+        Self { inner, heard: Instant::now(), stuck: None, full: false }
+    }
+
+    pub(crate) fn heard(&self) -> Instant {
+        self.heard
+    }
+
+    pub(crate) fn stuck(&self) -> Option<Instant> {
+        self.stuck
+    }
+
+    /// That there is room proves nothing where the encryption below has a buffer of its own; that there is room again does.
+    fn written(&mut self, outcome: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if outcome.is_pending() {
+            self.full = true;
+            self.stuck.get_or_insert_with(Instant::now);
+        } else if std::mem::take(&mut self.full) {
+            self.stuck = None;
+        }
+        outcome
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let outcome = Pin::new(&mut self.inner).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.heard = Instant::now();
+        }
+        outcome
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.inner).poll_write(cx, buf);
+        self.written(outcome)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let outcome = Pin::new(&mut self.inner).poll_flush(cx);
+        if outcome.is_pending() {
+            self.stuck.get_or_insert_with(Instant::now);
+        } else {
+            self.stuck = None;
+        }
+        outcome
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        self.written(outcome)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_byte_is_heard_and_room_that_comes_back_is_progress() {
+        let (near, mut far) = duplex(8);
+        let mut near = Timed::new(near);
+        let start = near.heard();
+        assert!(near.read_u8().now_or_never().is_none());
+        assert_eq!(near.heard(), start);
+        far.write_u8(1).await.unwrap();
+        near.read_u8().await.unwrap();
+        assert!(near.heard() > start);
+
+        near.write_all(&[0; 8]).await.unwrap();
+        assert_eq!(near.stuck(), None);
+        assert!(near.write_u8(0).now_or_never().is_none());
+        let since = near.stuck().unwrap();
+        assert!(near.write_u8(0).now_or_never().is_none());
+        assert_eq!(near.stuck(), Some(since));
+        far.read_u8().await.unwrap();
+        near.write_u8(0).await.unwrap();
+        assert_eq!(near.stuck(), None);
+    }
+}

@@ -102,7 +102,7 @@ impl Status {
         let mut response = Response::new(self.to_json());
         *response.status_mut() = self.http_status();
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(warning) = self.to_warning().filter(|_| unread) {
             headers.insert(header::WARNING, warning);
         }

@@ -8,7 +8,7 @@ use e2e::{
     wire::{Framing, Wire},
 };
 use lab::until;
-use mux::{Incoming, Link, Role, Windows};
+use mux::{Incoming, Link, Role, Timed, Windows};
 use std::{net::Ipv4Addr, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -109,10 +109,10 @@ fn header(json: &str) -> Vec<u8> {
     [&[2], length.to_be_bytes().as_slice(), json.as_bytes()].concat()
 }
 
-async fn accept(listener: &TcpListener) -> Result<WebSocketStream<TcpStream>> {
+async fn accept(listener: &TcpListener) -> Result<WebSocketStream<Timed<TcpStream>>> {
     let (tcp, _) = timeout(SOON, listener.accept()).await.context("the agent does not dial")??;
     tcp.set_nodelay(true)?;
-    Ok(tokio_tungstenite::accept_async(tcp).await?)
+    Ok(tokio_tungstenite::accept_async(Timed::new(tcp)).await?)
 }
 
 /// The control plane's end of a good link.

@@ -2,7 +2,7 @@
 //!
 //! yamux gives each stream a window of 256 KiB and cannot take it back, so streams that nobody reads could hold as many
 //! times that as there are streams. Above the limit the worst of them are reset: first those that have not been read for a
-//! second, then those that never were, and of these those whose data has waited longest, and of which there is most.
+//! second, then those whose data has waited long, of which there is much, and of which little was read before.
 //! Whoever reads, however slowly, goes on as long as there are others who do not.
 
 use std::sync::{

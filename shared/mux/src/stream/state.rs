@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU16, AtomicUsize, Ordering},
+        atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker, ready},
     time::Duration,
@@ -36,20 +36,12 @@ pub(crate) const CUT: u16 = 64;
 pub(crate) const READ_OUT: u16 = 128;
 /// It was taken from its user, who left too much unread.
 pub(crate) const EVICTED: u16 = 256;
-/// Its user has read something.
-const READ: u16 = 512;
 
 /// Whoever reads at all has read by then, on a busy machine too.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What is known of a stream's reader; the worst last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Neglect {
-    None,
-    /// And its data came just now, so it may yet be.
-    NeverRead,
-    Stuck,
-}
+/// Whoever has read this much counts for twice as good a reader as one who has read nothing.
+const TRUST: u64 = 64 * 1024;
 
 /// Nobody takes what is written any more.
 const BROKEN: u16 = RST_IN | CUT | EVICTED;
@@ -64,8 +56,9 @@ pub(crate) struct StreamState {
     flags: AtomicU16,
     /// Whoever waits for the peer to give the stream up. yamux wakes only those that read or write.
     abandoned: AtomicWaker,
-    /// What was received and not read, and when the user last read, or could have.
+    /// What was received and not read, what was read, and when the user last read, or could have.
     unread: AtomicUsize,
+    read: AtomicU64,
     idle_since: Mutex<Instant>,
     /// What was written and is not yet in the transport, and who waits for that.
     unsent: AtomicUsize,
@@ -81,6 +74,7 @@ impl StreamState {
             flags: AtomicU16::new(0),
             abandoned: AtomicWaker::new(),
             unread: AtomicUsize::new(0),
+            read: AtomicU64::new(0),
             idle_since: Mutex::new(Instant::now()),
             unsent: AtomicUsize::new(0),
             writer: AtomicWaker::new(),
@@ -137,10 +131,8 @@ impl StreamState {
         let mut inner = lock(&self.inner);
         let Some(stream) = &mut *inner else { return Poll::Ready(None) };
         let Some(Ok(packet)) = ready!(Pin::new(stream).poll_next(cx)) else { return Poll::Ready(None) };
-        if !self.has(READ) {
-            self.set(READ);
-        }
         let cost = packet.as_ref().len() + FRAME_COST;
+        self.read.fetch_add(cost as u64, Ordering::Relaxed);
         self.unread.fetch_sub(cost, Ordering::AcqRel);
         self.shared.unread.sub(cost);
         *lock(&self.idle_since) = Instant::now();
@@ -187,20 +179,19 @@ impl StreamState {
         }
     }
 
-    /// How likely it is that nobody will read this, and what it costs to let it wait: bytes times the time that they have.
-    /// None when there are none that [`evict`](Self::evict) frees.
-    pub(crate) fn burden(&self, now: Instant) -> Option<(Neglect, u128)> {
+    /// Whether nobody seems to read this any more, and what it costs to let it wait: bytes times the time that they have, and the
+    /// less the more was read before, as long as a good reader may merely be late. None when there are none that
+    /// [`evict`](Self::evict) frees.
+    pub(crate) fn burden(&self, now: Instant) -> Option<(bool, u128)> {
         let unread = self.unread.load(Ordering::Acquire);
         if unread == 0 || self.has(DROPPED) {
             return None;
         }
         let idle = now.saturating_duration_since(*lock(&self.idle_since));
-        let neglect = match (idle >= PATIENCE, self.has(READ)) {
-            (true, _) => Neglect::Stuck,
-            (false, false) => Neglect::NeverRead,
-            (false, true) => Neglect::None,
-        };
-        Some((neglect, unread as u128 * idle.as_micros().max(1)))
+        let cost = unread as u128 * idle.as_micros().max(1);
+        let stuck = idle >= PATIENCE;
+        let trust = if stuck { 1 } else { 1 + u128::from(self.read.load(Ordering::Relaxed) / TRUST) };
+        Some((stuck, cost / trust))
     }
 
     /// Takes the stream from its user, and frees what it holds. False: the user has just dropped it.

@@ -10,6 +10,7 @@ use hyper_util::rt::TokioExecutor;
 use protocol::{Secret, User};
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
@@ -77,12 +78,16 @@ impl Server {
         }
     }
 
-    async fn connect(&self, protocol: &str, reads: bool) -> Client {
+    async fn tls(&self, protocol: &str) -> tokio_rustls::client::TlsStream<TcpStream> {
         let mut config = self.client.clone();
         config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
         let tcp = TcpStream::connect(self.address).await.unwrap();
         let name = ServerName::try_from("localhost").unwrap();
-        let tls = TokioIo::new(TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap());
+        TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap()
+    }
+
+    async fn connect(&self, protocol: &str, reads: bool) -> Client {
+        let tls = TokioIo::new(self.tls(protocol).await);
         let (sender, connection) = if protocol == "h2" {
             let mut builder = h2::Builder::new(TokioExecutor::new());
             builder.initial_stream_window_size(if reads { 64 * 1024 } else { 0 });
@@ -169,6 +174,29 @@ async fn connections_without_a_valid_token_end_over_http2() {
 #[tokio::test]
 async fn connections_that_let_no_refusal_end_are_cut_over_http2() {
     strangers_have_to_go("h2", false).await;
+}
+
+#[tokio::test]
+async fn what_is_no_proper_request_is_told_so_as_the_api_server_would() {
+    let place = tempfile::tempdir().unwrap();
+    let server = Server::start(place.path()).await;
+    let large = format!("GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "v".repeat(MAX_HEAD as usize));
+    for (request, code, reason, message) in [
+        ("GET / HTTP/1.1\r\n\r\n", 400, "BadRequest", "not exactly one host"),
+        ("no request\r\n\r\n", 400, "BadRequest", "not that of an HTTP/1.1 message"),
+        (&large, 431, "RequestHeaderFieldsTooLarge", "the head is too large"),
+        ("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip\r\n\r\n", 501, "NotImplemented", "other than chunked"),
+    ] {
+        let mut client = server.tls("http/1.1").await;
+        client.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        timeout(SOON, client.read_to_string(&mut answer)).await.expect("the connection stays").unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with(&format!("HTTP/1.1 {code} ")) && head.contains("application/json"), "{head}");
+        let status: protocol::Status = serde_json::from_str(body).unwrap();
+        assert_eq!((status.code, status.reason.as_str()), (code, reason));
+        assert!(status.message.contains(message), "{}", status.message);
+    }
 }
 
 /// What each idle watch or kept connection costs beside its TLS.

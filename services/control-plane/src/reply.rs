@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use exchange::{BodyError, Malformed, Observed, Observer};
-use http::{Response, StatusCode};
+use http::Response;
 use http_body_util::Either;
 use mux::MuxStream;
 use protocol::{Status, endpoint::split_proxy_path, status::shows_no_status};
@@ -27,14 +27,11 @@ pub struct Watch {
 }
 
 /// To a request that is no proper one.
-pub fn refusal(status: StatusCode, malformed: Malformed) -> Response<Vec<u8>> {
+pub fn refusal(malformed: Malformed) -> Response<Vec<u8>> {
+    let status = malformed.status();
+    let reason = status.canonical_reason().unwrap_or_default().replace(' ', "");
     let message = format!("the request cannot be understood: {malformed}");
-    let status = match status {
-        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => Status::headers_too_large(message),
-        StatusCode::NOT_IMPLEMENTED => Status::not_implemented(message),
-        _ => Status::bad_request(message),
-    };
-    status.to_response(false)
+    Status::failure(status.as_u16(), &reason, message).to_response(false)
 }
 
 impl Watch {

@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Options {
-    /// Address of the bus: `nats://host:port`, or `tls://host:port`.
+    /// Address of the bus: `nats://host:port`, or `tls://host:port`; no user or password in it.
     pub url: String,
-    /// User of the bus; the service's own name when empty and a password file is given.
+    /// User of the bus; the service's own name when empty and a password file is given. Needs a password file.
     pub user: Option<String>,
     /// File with the user's password; read again at every connection.
     pub password_file: Option<PathBuf>,

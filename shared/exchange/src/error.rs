@@ -1,5 +1,7 @@
 use std::io;
 
+use http::StatusCode;
+
 use crate::{BoxError, MAX_HEADERS};
 
 /// Why an exchange failed.
@@ -54,4 +56,16 @@ pub enum Malformed {
     Switch,
     #[error("more interim responses than anybody needs")]
     Interim,
+}
+
+impl Malformed {
+    /// What a request like this is answered with.
+    #[must_use]
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::LargeHead | Self::ManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::Coding => StatusCode::NOT_IMPLEMENTED,
+            _ => StatusCode::BAD_REQUEST,
+        }
+    }
 }

@@ -31,8 +31,8 @@ pub struct Settings {
     pub head_timeout: Option<Duration>,
     /// Whether a response without a `Date` gets one.
     pub date: bool,
-    /// What answers a request that cannot be understood: with this status, for this reason.
-    pub refusal: fn(StatusCode, Malformed) -> Response<Vec<u8>>,
+    /// What answers a request that cannot be understood.
+    pub refusal: fn(Malformed) -> Response<Vec<u8>>,
 }
 
 impl Default for Settings {
@@ -42,9 +42,9 @@ impl Default for Settings {
     }
 }
 
-fn plain(status: StatusCode, malformed: Malformed) -> Response<Vec<u8>> {
+fn plain(malformed: Malformed) -> Response<Vec<u8>> {
     let mut response = Response::new(format!("{malformed}\n").into_bytes());
-    *response.status_mut() = status;
+    *response.status_mut() = malformed.status();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
 }
@@ -220,12 +220,7 @@ impl<T: Duplex> Server<T> {
 
     /// Answers what is no proper request.
     async fn refuse(&mut self, malformed: Malformed) -> Result<(), Error> {
-        let status = match malformed {
-            Malformed::LargeHead | Malformed::ManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Malformed::Coding => StatusCode::NOT_IMPLEMENTED,
-            _ => StatusCode::BAD_REQUEST,
-        };
-        let response = (self.settings.refusal)(status, malformed);
+        let response = (self.settings.refusal)(malformed);
         let answer = Answer { to_head: false, version: Version::HTTP_11, keep_alive: false, date: self.settings.date };
         encode::response(&response, answer, Some(response.body().len() as u64), self.output.gathered())?;
         self.output.gathered().extend_from_slice(response.body());

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::config::Config;
 
-/// Every byte that moves proves life, not pongs alone: on a slow uplink a pong waits behind our own bulk.
+/// Whatever moves proves life, not pongs alone: on a slow uplink a pong waits behind our own bulk.
 #[derive(Debug)]
 pub(crate) struct Liveness {
     ping_interval: Duration,

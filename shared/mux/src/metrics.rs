@@ -39,8 +39,9 @@ struct Totals {
 
 impl LinkMetrics {
     /// Registers `<prefix>_link_streams`, `_link_streams_refused_total`, `_link_streams_evicted_total`,
-    /// `_link_bytes_total{direction}`, `_link_ends_total{reason}`, `_link_round_trip_seconds` (the longest of the last ones) and
-    /// `_link_unread_bytes` (of the fullest [`Unread`](crate::Unread); all links of a process share one).
+    /// `_link_bytes_total{direction}`, `_link_ends_total{reason}` by [`Closed::kind`](crate::Closed::kind),
+    /// `_link_round_trip_seconds` (the longest of the last ones) and `_link_unread_bytes` (of the fullest
+    /// [`Unread`](crate::Unread); all links of a process share one).
     #[must_use]
     pub fn register(meter: &Meter, prefix: &str) -> Self {
         let metrics = Self(Arc::default());

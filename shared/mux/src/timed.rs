@@ -9,8 +9,8 @@ use tokio::{
     time::Instant,
 };
 
-/// A socket that knows when the last byte came, and since when it takes none. A link that is slow shows life by every
-/// byte, long before a whole message is through.
+/// A socket that knows when the last byte came, and since when it takes none. A link that is slow shows life by whatever
+/// moves (over TLS by each record), long before a whole message is through.
 #[derive(Debug)]
 pub struct Timed<S> {
     inner: S,
@@ -34,7 +34,8 @@ impl<S> Timed<S> {
         self.stuck
     }
 
-    /// That there is room proves nothing where the encryption below has a buffer of its own; that there is room again does.
+    /// That there is room proves nothing where the encryption below has a buffer of its own; that there is room again
+    /// does.
     fn written(&mut self, outcome: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if outcome.is_pending() {
             self.full = true;
@@ -97,6 +98,40 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 
     use super::*;
+
+    /// Encryption with room in its buffer over a socket that takes nothing.
+    struct Buffer {
+        flushes: bool,
+    }
+
+    impl AsyncWrite for Buffer {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            if self.flushes { Poll::Ready(Ok(())) } else { Poll::Pending }
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn room_in_a_buffer_is_no_progress() {
+        let mut socket = Timed::new(Buffer { flushes: false });
+        socket.write_u8(0).now_or_never().unwrap().unwrap();
+        assert_eq!(socket.stuck(), None);
+        assert!(socket.flush().now_or_never().is_none());
+        let since = socket.stuck().unwrap();
+        socket.write_u8(0).now_or_never().unwrap().unwrap();
+        assert!(socket.flush().now_or_never().is_none());
+        assert_eq!(socket.stuck(), Some(since));
+        socket.inner.flushes = true;
+        socket.flush().now_or_never().unwrap().unwrap();
+        assert_eq!(socket.stuck(), None);
+    }
 
     #[tokio::test]
     async fn a_byte_is_heard_and_room_that_comes_back_is_progress() {

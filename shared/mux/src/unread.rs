@@ -1,9 +1,8 @@
 //! The memory that unread data may take.
 //!
 //! yamux gives each stream a window of 256 KiB and cannot take it back, so streams that nobody reads could hold as many
-//! times that as there are streams. Above the limit the worst of them are reset: first those that have not been read for a
-//! second, then those whose data has waited long, of which there is much, and of which little was read before.
-//! Whoever reads, however slowly, goes on as long as there are others who do not.
+//! times that as there are streams. Above the limit the worst of them are reset: those of which much has waited for long.
+//! Whoever has read before may be late, up to 64 times as late as who has not, before it comes to that.
 
 use std::sync::{
     Arc, Mutex, Weak,

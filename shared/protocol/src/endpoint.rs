@@ -3,9 +3,6 @@
 /// Where an agent opens its controller WebSocket. The path of the configured URL is replaced by it.
 pub const AGENT_WS: &str = "/api/v1/clusters/agent/ws";
 
-/// Path of the gateway WebSocket when the given `gateway_ws_url` has none of its own.
-pub const GATEWAY_WS: &str = "/ws";
-
 /// List of clusters, for users.
 pub const CLUSTERS: &str = "/api/v1/clusters";
 

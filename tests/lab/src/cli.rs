@@ -15,10 +15,7 @@ use std::{
     path::PathBuf,
     process::{ExitCode, ExitStatus, Stdio},
 };
-use tokio::{
-    process::Child,
-    signal::unix::{SignalKind, signal},
-};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Kubernetes, NATS, the control plane and the agent's services as processes of this machine.
 #[derive(Debug, Parser)]
@@ -151,13 +148,20 @@ async fn parts() -> Result<()> {
     Ok(())
 }
 
-/// Waits for a program that leads a group of its own, and passes on to all of it what asks this one to stop.
-async fn wait_for_group(child: &mut Child) -> Result<ExitStatus> {
+/// Runs a program in a group of its own, and passes on to all of it what asks this one to stop.
+async fn run_group(mut command: tokio::process::Command) -> Result<ExitStatus> {
+    let mut hung_up = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
     let mut interrupted = signal(SignalKind::interrupt()).context("cannot wait for Ctrl-C")?;
     let mut terminated = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let program = command.as_std().get_program().to_owned();
+    let spawned = command.process_group(0).kill_on_drop(true).spawn();
+    let mut child = spawned.with_context(|| format!("cannot run {}", program.display()))?;
+    // It may hold the writing end of a pipe that is read to its end.
+    drop(command);
     loop {
         let asked = tokio::select! {
-            status = child.wait() => return status.context("cannot wait for a program"),
+            status = child.wait() => return status.with_context(|| format!("cannot wait for {}", program.display())),
+            _ = hung_up.recv() => Signal::HUP,
             _ = interrupted.recv() => Signal::INT,
             _ = terminated.recv() => Signal::TERM,
         };
@@ -170,14 +174,8 @@ async fn wait_for_group(child: &mut Child) -> Result<ExitStatus> {
 /// Runs a program that writes to this terminal, and gives its exit code.
 async fn pass_through(program: &str, args: &[&str], parts: &Parts) -> Result<ExitCode> {
     let mut command = tokio::process::Command::new(program);
-    command
-        .args(args)
-        .env("PATH", parts.search_path()?)
-        .current_dir(crate::workspace())
-        .stdin(Stdio::null())
-        .process_group(0);
-    let mut child = command.spawn().with_context(|| format!("cannot run {program}"))?;
-    let status = wait_for_group(&mut child).await?;
+    command.args(args).env("PATH", parts.search_path()?).current_dir(crate::workspace()).stdin(Stdio::null());
+    let status = run_group(command).await?;
     match status.code() {
         Some(code) => Ok(ExitCode::from(u8::try_from(code).unwrap_or(1))),
         None => bail!("{program} ended with {status}"),

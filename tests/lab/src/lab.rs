@@ -65,7 +65,7 @@ pub struct Options {
     pub current: bool,
     /// gRPC address of an OpenTelemetry collector that the API server sends spans of every request to.
     pub api_server_traces: Option<SocketAddr>,
-    /// For figures: the services as they ship, and the parts that only benches need, too.
+    /// For figures: the services in the profile that ships (unless they are built already), and the parts that only benches need.
     pub bench: bool,
     /// How the start is shown.
     pub progress: Progress,

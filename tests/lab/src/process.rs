@@ -291,7 +291,7 @@ fn running(child: &mut Child) -> Option<u32> {
     matches!(child.try_wait(), Ok(None)).then(|| child.id())
 }
 
-/// Signals a process started by [`Spawner`], which leads a group of its own.
+/// Signals a process that leads a group of its own, and its group.
 pub(crate) fn send(pid: u32, signal: Signal) -> Result<()> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).with_context(|| format!("{pid} is no process id"))?;
     Ok(kill_process_group(pid, signal)?)

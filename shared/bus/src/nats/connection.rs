@@ -58,7 +58,7 @@ pub(super) async fn connect(
         let shown = options.url.rsplit_once('@').map_or(&*options.url, |(_, host)| host);
         ConnectError::Url { url: shown.to_owned(), source }
     })?;
-    if address.has_user_pass() {
+    if address.has_user_pass() || address.password().is_some() {
         return Err(ConnectError::Credentials);
     }
     if options.user.is_some() && options.password_file.is_none() {

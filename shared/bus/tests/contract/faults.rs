@@ -262,9 +262,11 @@ async fn options_that_cannot_work_are_errors() {
     let url = Options { url: "nats://user:secret@a b:x".to_owned(), ..Options::default() };
     let error = Bus::connect(&url, Service::GatewayLink).await.unwrap_err();
     assert!(!error.to_string().contains("secret") && error.to_string().contains("a b:x"), "{error}");
-    let credentials = Options { url: "nats://user:secret@127.0.0.1:4222".to_owned(), ..Options::default() };
-    let error = Bus::connect(&credentials, Service::GatewayLink).await.unwrap_err();
-    assert!(matches!(error, ConnectError::Credentials), "{error}");
+    for url in ["nats://user:secret@127.0.0.1:4222", "nats://:secret@127.0.0.1:4222", "nats://token@127.0.0.1:4222"] {
+        let credentials = Options { url: url.to_owned(), ..Options::default() };
+        let error = Bus::connect(&credentials, Service::GatewayLink).await.unwrap_err();
+        assert!(matches!(error, ConnectError::Credentials), "{error}");
+    }
     let user = Options { user: Some("gateway-link".to_owned()), ..Options::default() };
     let error = Bus::connect(&user, Service::GatewayLink).await.unwrap_err();
     assert!(matches!(error, ConnectError::NoPassword), "{error}");

@@ -8,7 +8,6 @@ use std::{
         atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker, ready},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -37,11 +36,9 @@ pub(crate) const READ_OUT: u16 = 128;
 /// It was taken from its user, who left too much unread.
 pub(crate) const EVICTED: u16 = 256;
 
-/// Whoever reads at all has read by then, on a busy machine too.
-const PATIENCE: Duration = Duration::from_secs(1);
-
-/// Whoever has read this much counts for twice as good a reader as one who has read nothing.
+/// Who has read this much may wait twice as long as who has read nothing, and so on up to [`MOST_TRUST`] times as long.
 const TRUST: u64 = 64 * 1024;
+const MOST_TRUST: u64 = 64;
 
 /// Nobody takes what is written any more.
 const BROKEN: u16 = RST_IN | CUT | EVICTED;
@@ -179,19 +176,16 @@ impl StreamState {
         }
     }
 
-    /// Whether nobody seems to read this any more, and what it costs to let it wait: bytes times the time that they have, and the
-    /// less the more was read before, as long as a good reader may merely be late. None when there are none that
-    /// [`evict`](Self::evict) frees.
-    pub(crate) fn burden(&self, now: Instant) -> Option<(bool, u128)> {
+    /// What it costs to let this wait: bytes times the time that they have, and the less the more was read before, because a
+    /// good reader may merely be late. None when there are none that [`evict`](Self::evict) frees.
+    pub(crate) fn burden(&self, now: Instant) -> Option<u128> {
         let unread = self.unread.load(Ordering::Acquire);
         if unread == 0 || self.has(DROPPED) {
             return None;
         }
         let idle = now.saturating_duration_since(*lock(&self.idle_since));
-        let cost = unread as u128 * idle.as_micros().max(1);
-        let stuck = idle >= PATIENCE;
-        let trust = if stuck { 1 } else { 1 + u128::from(self.read.load(Ordering::Relaxed) / TRUST) };
-        Some((stuck, cost / trust))
+        let trust = (1 + self.read.load(Ordering::Relaxed) / TRUST).min(MOST_TRUST);
+        Some(unread as u128 * idle.as_micros().max(1) / u128::from(trust))
     }
 
     /// Takes the stream from its user, and frees what it holds. False: the user has just dropped it.
@@ -231,5 +225,36 @@ impl StreamState {
 impl Drop for StreamState {
     fn drop(&mut self) {
         self.forget();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A stream that has `unread` bytes since now, and a reader of `read` before.
+    fn stream(read: u64, unread: usize) -> StreamState {
+        let stream = StreamState::new(1, Arc::default());
+        stream.read.store(read, Ordering::Relaxed);
+        stream.received(unread);
+        stream
+    }
+
+    #[test]
+    fn the_longest_and_most_neglected_stream_is_the_worst() {
+        let burden =
+            |stream: &StreamState, millis| stream.burden(Instant::now() + Duration::from_millis(millis)).unwrap();
+        let window = 256 * 1024;
+        assert!(burden(&stream(0, window), 20) > burden(&stream(0, window), 10));
+        assert!(burden(&stream(0, window), 10) > burden(&stream(0, 1024), 10));
+        // Late, and still better than one that was never read; but not for ever.
+        assert!(burden(&stream(1 << 30, window), 200) < burden(&stream(0, window), 10));
+        assert!(burden(&stream(1 << 30, window), 60_000) > burden(&stream(0, window), 500));
+        assert_eq!(stream(0, 0).burden(Instant::now()), None);
+        let dropped = stream(0, window);
+        dropped.set(DROPPED);
+        assert_eq!(dropped.burden(Instant::now()), None);
     }
 }

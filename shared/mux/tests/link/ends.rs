@@ -138,12 +138,12 @@ async fn a_silent_peer_is_dead_and_streams_end() {
 #[tokio::test]
 async fn a_message_that_comes_byte_by_byte_keeps_the_link() {
     const TEXT: &str = "a long message over a slow link";
-    let config = Config { dead_after: Duration::from_secs(1), ..quick() };
+    let config = Config { dead_after: Duration::from_secs(2), ..quick() };
     let (client, mut server) = tcp().await;
     let client = WebSocketStream::from_raw_socket(Timed::new(client), Side::Client, Some(config.websocket())).await;
     let mut agent = End::new(client, Role::Agent, &config);
     let start = Instant::now();
-    let mut pace = tokio::time::interval(Duration::from_millis(80));
+    let mut pace = tokio::time::interval(Duration::from_millis(150));
     let message = [&[0x81, TEXT.len() as u8], TEXT.as_bytes()].concat();
     for byte in message {
         pace.tick().await;

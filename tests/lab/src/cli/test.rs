@@ -2,7 +2,7 @@
 
 mod count;
 
-use super::{checks, wait_for_group};
+use super::{checks, run_group};
 use crate::{
     folders,
     parts::Parts,
@@ -83,17 +83,12 @@ async fn tests(filter: Option<&str>, parts: &Parts, progress: &Progress) -> Resu
         .env("RUST_LIB_BACKTRACE", "0")
         .stdin(Stdio::null())
         .stdout(writer.try_clone().context("cannot share a pipe")?)
-        .stderr(writer)
-        .process_group(0)
-        .kill_on_drop(true);
-    let mut child = command.spawn().context("cannot run cargo test")?;
-    // It holds the writing end of the pipe, which would never end.
-    drop(command);
+        .stderr(writer);
     let read = {
         let step = Arc::clone(&step);
         tokio::task::spawn_blocking(move || read(reader, file, &step))
     };
-    let status = wait_for_group(&mut child).await?;
+    let status = run_group(command).await?;
     let counts = read.await.context("reading what cargo test says ended early")??.end(status.success());
     if let Some(step) = Arc::into_inner(step) {
         let message = format!("{} passed, {} failed; all they said: {}", counts.passed, counts.failed, log.display());

@@ -63,8 +63,9 @@ impl Services {
         let step = progress.step("services", &format!("cargo build --profile {}", profile.name()));
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         command.args(["build", "--profile", profile.name(), "--message-format=json-render-diagnostics"]);
+        // Not by package: so they have the dependencies that the tests have, compiled once.
         for package in &packages {
-            command.args(["--package", package]);
+            command.args(["--bin", package]);
         }
         command
             .current_dir(folders::workspace())

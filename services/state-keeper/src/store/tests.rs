@@ -310,7 +310,7 @@ async fn without_the_api_server_the_last_known_identity_is_answered_and_nothing_
     }
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn an_api_server_that_never_answers_is_an_error_in_time() {
     let lab = Lab::new();
     lab.server().silent = true;

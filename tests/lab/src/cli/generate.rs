@@ -47,7 +47,7 @@ pub(super) async fn check(progress: &Progress) -> Result<()> {
 /// Path from the root, and text, of every generated file.
 async fn outputs(progress: &Progress) -> Result<Vec<(PathBuf, String)>> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let permissions = ["run", "--quiet", "--release", "--package", "bus", "--example", "permissions"];
+    let permissions = ["run", "--quiet", "--release", "--example", "permissions"];
     let mut outputs = vec![(PathBuf::from(PERMISSIONS), stdout(&cargo, &permissions).await?)];
     let services = Services::build(Profile::Release, progress).await?;
     for (name, binary) in services.iter() {

@@ -79,7 +79,7 @@ fn every_service_has_a_target_with_its_binary_and_ports() -> Result<()> {
     for (name, variables) in &services {
         let lines = stages.get(*name).context("no such stage")?;
         let has = |line: &str| ensure_line(name, lines, line);
-        ensure!(build.contains(&format!("--bin {name} ")), "{name} is not built");
+        ensure!(build.contains(&format!("--package {name} ")), "{name} is not built");
         ensure!(build.contains(&format!(" target/dist/{name} ")), "{name} is not kept");
         has(&format!("COPY --from=binaries /{name} /usr/local/bin/{name}"))?;
         has(&format!("ENTRYPOINT [\"{name}\"]"))?;

@@ -30,6 +30,15 @@ impl Profile {
             Self::Dist => "dist",
         }
     }
+
+    /// With the dependencies as the tests have them, compiled once; and with no more of them than the services ask for, which is a
+    /// MiB of memory in each process.
+    fn selection(self) -> &'static str {
+        match self {
+            Self::Release => "--bin",
+            Self::Dist => "--package",
+        }
+    }
 }
 
 const LINES_KEPT: usize = 60;
@@ -63,9 +72,8 @@ impl Services {
         let step = progress.step("services", &format!("cargo build --profile {}", profile.name()));
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         command.args(["build", "--profile", profile.name(), "--message-format=json-render-diagnostics"]);
-        // Not by package: so they have the dependencies that the tests have, compiled once.
         for package in &packages {
-            command.args(["--bin", package]);
+            command.args([profile.selection(), package]);
         }
         command
             .current_dir(folders::workspace())

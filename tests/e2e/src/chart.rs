@@ -196,7 +196,7 @@ impl Helm {
     /// # Errors
     /// When there is none.
     pub async fn find() -> Result<Self> {
-        let binary = Parts::get(false, &Progress::slow_only()).await?.path("helm")?.to_owned();
+        let binary = Parts::only("helm", &Progress::slow_only()).await?.path("helm")?.to_owned();
         Ok(Self { binary, namespace: "pipeops-system".to_owned() })
     }
 

@@ -24,7 +24,7 @@ impl Certificates {
     /// # Errors
     /// When the folder cannot be written.
     pub fn create(folder: &Path) -> Result<Self> {
-        let authority = Authority::create(folder).context("cannot make certificates")?;
+        let authority = Authority::create(folder, "lab-ca").context("cannot make certificates")?;
         Ok(Self { authority })
     }
 

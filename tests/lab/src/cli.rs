@@ -73,6 +73,9 @@ struct Up {
     /// Use this cluster instead of starting one; `down` takes out of it again what was put in
     #[arg(long, value_name = "PATH")]
     kubeconfig: Option<PathBuf>,
+    /// Add a node (containerd, kubelet and the rest, in namespaces of their own), and run the agent as pods on it; needs root
+    #[arg(long, conflicts_with = "kubeconfig")]
+    node: bool,
     /// Start Kubernetes alone: no control plane, no agent
     #[arg(long)]
     no_services: bool,
@@ -140,7 +143,7 @@ fn kubeconfig(direct: bool) -> Result<PathBuf> {
 }
 
 async fn parts() -> Result<()> {
-    let parts = Parts::get(true, &Progress::detect()).await?;
+    let parts = Parts::all(&Progress::detect()).await?;
     println!("{:<26} {:<10} {:<20} FILE", "PART", "VERSION", "FROM");
     for found in parts.iter() {
         println!("{:<26} {:<10} {:<20} {}", found.binary, found.version, found.source, found.path.display());

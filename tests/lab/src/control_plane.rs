@@ -7,6 +7,7 @@ use crate::{
 use anyhow::{Context, Result, bail};
 use std::{
     collections::BTreeMap,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -19,20 +20,27 @@ const GRACE: Duration = Duration::from_secs(15);
 #[derive(Clone, Debug)]
 pub(crate) struct ControlPlane {
     pub(crate) spec: Spec,
-    /// `https://127.0.0.1:PORT`.
+    /// `https://ADDRESS:PORT`.
     pub(crate) url: String,
     data: PathBuf,
 }
 
 impl ControlPlane {
-    pub(crate) fn prepare(folder: &Path, binary: PathBuf, extra: &BTreeMap<String, String>) -> Result<Self> {
+    /// `address` is where the agent and users reach it.
+    pub(crate) fn prepare(
+        folder: &Path,
+        binary: PathBuf,
+        address: Ipv4Addr,
+        extra: &BTreeMap<String, String>,
+    ) -> Result<Self> {
         let [port, health] = ports::free()?;
         let data = folder.join("control-plane");
         std::fs::create_dir_all(&data).with_context(|| format!("cannot create {}", data.display()))?;
-        let url = format!("https://127.0.0.1:{port}");
+        let url = format!("https://{address}:{port}");
         let mut env: BTreeMap<String, String> = [
             ("PIPEOPS_DATA_DIR", data.display().to_string()),
-            ("PIPEOPS_LISTEN", format!("127.0.0.1:{port}")),
+            ("PIPEOPS_LISTEN", format!("{address}:{port}")),
+            ("PIPEOPS_TLS_NAMES", address.to_string()),
             ("PIPEOPS_SERVER_LISTEN", format!("127.0.0.1:{health}")),
         ]
         .map(|(key, value)| (key.to_owned(), value))

@@ -12,7 +12,7 @@ pub(crate) use self::{
 use crate::{
     control_plane::ControlPlane,
     parts::Parts,
-    process::{Process, Spawner},
+    process::{Keeper, Process, Processes, Spawner},
     progress::Progress,
     run::{Output, Tool},
     state::{Entry, Phase, StateFile},
@@ -53,6 +53,8 @@ pub struct Options {
     pub cluster: String,
     /// An existing cluster instead of one of the lab's own.
     pub kubeconfig: Option<PathBuf>,
+    /// A node in the lab's own cluster, and the agent as pods on it instead of as processes.
+    pub node: bool,
     /// Without it the lab ends with a ready API server: no control plane, no chart.
     pub services: bool,
     /// Replicas of a service instead of one.
@@ -76,6 +78,7 @@ impl Default for Options {
         Self {
             cluster: "lab".to_owned(),
             kubeconfig: None,
+            node: false,
             services: true,
             replicas: BTreeMap::new(),
             values: Vec::new(),
@@ -93,10 +96,10 @@ impl Default for Options {
 pub struct Lab {
     options: Options,
     parts: Parts,
-    /// In the order they were started.
-    processes: Vec<Arc<Process>>,
+    processes: Processes,
     tokens: Vec<Token>,
     _refresher: Option<Refresher>,
+    _keeper: Keeper,
     admin: Tool,
     direct: Tool,
     direct_helm: Tool,
@@ -235,7 +238,7 @@ impl Lab {
     /// When that is not so within `limit` (all together); the last state seen is in the message.
     pub async fn wait_ready(&self, limit: Duration) -> Result<()> {
         wait::until("the lab to be ready", limit, || async {
-            for process in &self.processes {
+            for process in self.processes.iter() {
                 process.ready().await?;
             }
             if self.link.is_some() {
@@ -354,8 +357,8 @@ impl Lab {
             let stopped = process.stop().await.map(|_| ());
             result = result.and(stopped);
         }
-        let uninstalled = self.state.read().uninstall(self.folder.path()).await;
-        result.and(uninstalled)?;
+        let undone = self.state.read().undo(self.folder.path()).await;
+        result.and(undone)?;
         folder::forget(self.folder.path())
     }
 

@@ -16,9 +16,11 @@ mod certificates;
 pub mod cli;
 mod cluster;
 mod control_plane;
+mod debian;
 mod folders;
 mod kubeconfig;
 mod lab;
+mod node;
 mod parts;
 mod pki;
 mod ports;
@@ -35,7 +37,8 @@ pub use crate::{
     certificates::{Certificate, Certificates},
     folders::workspace,
     lab::{Lab, Options},
-    parts::{Found, PARTS, Part, Parts},
+    node::TOOLS_IMAGE,
+    parts::{Found, PARTS, Part, Parts, Use},
     ports::free as free_ports,
     process::{Health, Process, Spawner, Spec},
     progress::Progress,

@@ -33,15 +33,38 @@ pub use table::PARTS;
 /// Something the lab needs, one Go module each.
 #[derive(Debug)]
 pub struct Part {
-    /// Its name, and that of its folder under `tests/lab/parts`.
+    /// Its name.
     pub name: &'static str,
+    /// Its folder under `tests/lab/parts`.
+    module: &'static str,
     /// The version its go.mod names.
     pub version: &'static str,
     binaries: &'static [Binary],
     /// Linker flags besides `-s -w`, so that the binaries know their own version.
     ldflags: &'static str,
-    /// Whether a lab runs without it: it is for benches or for single tests.
-    pub extra: bool,
+    build: Build,
+    /// Who needs it.
+    pub of: Use,
+}
+
+/// Who needs a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// Every lab.
+    Lab,
+    /// A lab with a node.
+    Node,
+    /// Benches and single tests.
+    Tests,
+}
+
+/// What the Go tool needs besides itself.
+#[derive(Debug)]
+enum Build {
+    /// Nothing.
+    Pure,
+    /// A C compiler and C libraries, by Debian's names.
+    C { tags: &'static str, packages: &'static [&'static str] },
 }
 
 /// One program of a part.
@@ -75,18 +98,26 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Finds or builds the parts: all of them, or all but those that a lab itself does not need.
+    /// Finds or builds every part.
     ///
     /// # Errors
     /// When a part is neither found nor can be built; the message ends with what its build said.
-    pub async fn get(with_extra: bool, progress: &Progress) -> Result<Self> {
-        Self::chosen(|part| with_extra || !part.extra, progress).await
+    pub async fn all(progress: &Progress) -> Result<Self> {
+        Self::chosen(|_| true, progress).await
+    }
+
+    /// Finds or builds the parts that these need.
+    ///
+    /// # Errors
+    /// As [`Parts::all`].
+    pub async fn of(users: &[Use], progress: &Progress) -> Result<Self> {
+        Self::chosen(|part| users.contains(&part.of), progress).await
     }
 
     /// Finds or builds one part.
     ///
     /// # Errors
-    /// As [`Parts::get`].
+    /// As [`Parts::all`].
     pub async fn only(name: &str, progress: &Progress) -> Result<Self> {
         Self::chosen(|part| part.name == name, progress).await
     }
@@ -157,4 +188,13 @@ impl Parts {
         folders.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
         Ok(std::env::join_paths(folders)?)
     }
+}
+
+/// The version that a part's go.mod names.
+pub(crate) fn pinned(name: &str) -> Result<&'static str> {
+    PARTS
+        .iter()
+        .find(|part| part.name == name)
+        .map(|part| part.version)
+        .with_context(|| format!("there is no part {name:?}"))
 }

@@ -34,12 +34,18 @@ pub(crate) struct Authority {
     pub(crate) ca: Pair,
 }
 
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authority").field("ca", &self.ca.cert_file).finish_non_exhaustive()
+    }
+}
+
 impl Authority {
-    pub(crate) fn create(folder: &Path) -> Result<Self> {
+    pub(crate) fn create(folder: &Path, name: &str) -> Result<Self> {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let key = new_key()?;
         let mut params = CertificateParams::default();
-        params.distinguished_name = distinguished_name(&Subject { name: "lab-ca", organisation: None });
+        params.distinguished_name = distinguished_name(&Subject { name, organisation: None });
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages =
             vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];

@@ -9,9 +9,11 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+/// The lowest.
+pub(crate) const FIRST: u16 = 20_000;
 /// Below those that the system gives to outgoing connections, and those of Kubernetes' NodePorts: a port stays free while its process
 /// restarts.
-const PORTS: Range<u16> = 20_000..30_000;
+const PORTS: Range<u16> = FIRST..30_000;
 const BLOCK: u16 = 100;
 
 /// What is left of a block of ports, which is this program's as long as it runs: so two labs of a user never take the same.

@@ -1,9 +1,11 @@
 //! One process of the lab: started, watched, killed, frozen and restarted with the same ports and data.
 
 mod health;
+mod keeper;
 pub(crate) mod procfs;
 mod spawner;
 
+pub(crate) use self::keeper::Keeper;
 pub use self::{health::Health, spawner::Spawner};
 
 use crate::{state::StateFile, wait};
@@ -11,10 +13,14 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::{
     collections::BTreeMap,
+    ops::Deref,
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Child, ExitStatus},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -48,13 +54,26 @@ pub struct Process {
     spawner: Spawner,
     state: Arc<StateFile>,
     turn: tokio::sync::Mutex<()>,
+    /// Whether it was started and nobody has stopped it since.
+    wanted: AtomicBool,
+    /// Whether a [`Keeper`] starts it again.
+    kept: AtomicBool,
     child: Mutex<Option<Child>>,
 }
 
 impl Process {
     pub(crate) fn new(spec: Spec, logs: &Path, spawner: Spawner, state: Arc<StateFile>) -> Self {
         let log = logs.join(format!("{}.log", spec.name));
-        Self { spec, log, spawner, state, turn: tokio::sync::Mutex::new(()), child: Mutex::new(None) }
+        Self {
+            spec,
+            log,
+            spawner,
+            state,
+            turn: tokio::sync::Mutex::new(()),
+            wanted: AtomicBool::new(false),
+            kept: AtomicBool::new(false),
+            child: Mutex::new(None),
+        }
     }
 
     /// What it is called in the lab.
@@ -164,7 +183,7 @@ impl Process {
         self.spec.health.look().await.with_context(|| format!("{} is not ready", self.spec.name))
     }
 
-    /// Waits until it is ready; gives up at once when it has ended.
+    /// Waits until it is ready; gives up at once when it has ended and nobody starts it again.
     ///
     /// # Errors
     /// When it is not ready within `limit`; the last answer is in the message.
@@ -172,7 +191,7 @@ impl Process {
         let ended = wait::until(&format!("{} to be ready", self.spec.name), limit, || async {
             match self.ready().await {
                 Ok(()) => Ok(None),
-                Err(error) if self.exit_status().is_some() => Ok(Some(error)),
+                Err(error) if self.exit_status().is_some() && !self.is_kept() => Ok(Some(error)),
                 Err(error) => Err(error),
             }
         })
@@ -220,10 +239,24 @@ impl Process {
         all.get(all.len().saturating_sub(lines)..).unwrap_or_default().join("\n")
     }
 
+    fn is_kept(&self) -> bool {
+        self.kept.load(Ordering::Relaxed) && self.wanted.load(Ordering::Relaxed)
+    }
+
+    /// Starts it again when it has ended by itself.
+    async fn revive(&self) -> Result<()> {
+        let _turn = self.turn.lock().await;
+        if self.wanted.load(Ordering::Relaxed) && !self.is_running() {
+            self.start_in_turn().await?;
+        }
+        Ok(())
+    }
+
     async fn start_in_turn(&self) -> Result<()> {
         if let Some(pid) = self.pid() {
             bail!("{} runs already, as process {pid}", self.spec.name);
         }
+        self.wanted.store(true, Ordering::Relaxed);
         let child = self
             .spawner
             .spawn(&self.spec, &self.log)
@@ -235,6 +268,7 @@ impl Process {
     }
 
     async fn kill_in_turn(&self) -> Result<()> {
+        self.wanted.store(false, Ordering::Relaxed);
         if self.is_running() {
             self.signal(Signal::KILL)?;
             self.gone(DEAD_WITHIN).await?;
@@ -243,6 +277,7 @@ impl Process {
     }
 
     async fn stop_in_turn(&self) -> Result<Option<ExitStatus>> {
+        self.wanted.store(false, Ordering::Relaxed);
         if !self.is_running() {
             return Ok(None);
         }
@@ -270,6 +305,31 @@ impl Process {
     fn signal(&self, signal: Signal) -> Result<()> {
         let pid = self.running_pid()?;
         send(pid, signal).with_context(|| format!("cannot signal {} (process {pid})", self.spec.name))
+    }
+}
+
+/// Processes in the order of their start. When dropped, they end in the reverse order: process 1 of a node does not go before all others
+/// of the node have been waited for.
+#[derive(Debug, Default)]
+pub(crate) struct Processes(Vec<Arc<Process>>);
+
+impl Processes {
+    pub(crate) fn push(&mut self, process: Arc<Process>) {
+        self.0.push(process);
+    }
+}
+
+impl Deref for Processes {
+    type Target = [Arc<Process>];
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        while self.0.pop().is_some() {}
     }
 }
 

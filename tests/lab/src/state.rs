@@ -3,6 +3,7 @@
 use crate::{
     folders::write_atomically,
     lab::Installation,
+    node::Remains,
     process::{Health, Spec, procfs, send},
 };
 use anyhow::{Context, Result};
@@ -57,6 +58,8 @@ pub(crate) struct State {
     /// The process that started it all.
     pub(crate) owner: Option<Entry>,
     pub(crate) processes: Vec<Entry>,
+    /// What a node leaves when its processes have ended.
+    pub(crate) node: Option<Remains>,
     /// What is in a cluster of the user's.
     pub(crate) installation: Option<Installation>,
     /// Through the agent.

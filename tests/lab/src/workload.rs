@@ -32,7 +32,7 @@ const GRACE_SECONDS: u64 = 30;
 
 /// What a kubelet needs to know besides the objects.
 #[derive(Clone, Copy)]
-pub(crate) struct Node<'a> {
+pub(crate) struct Kubelet<'a> {
     pub(crate) namespace: &'a str,
     /// As `KUBERNETES_SERVICE_HOST` and `KUBERNETES_SERVICE_PORT`.
     pub(crate) api_host: &'a str,
@@ -64,15 +64,15 @@ struct Instance<'a> {
 }
 
 /// Reads the namespace's objects back from the API server and says what to start.
-pub(crate) async fn pods(kubectl: &Tool, node: &Node<'_>) -> Result<Pods> {
+pub(crate) async fn pods(kubectl: &Tool, kubelet: &Kubelet<'_>) -> Result<Pods> {
     let kinds = "deployments,statefulsets,services,secrets,configmaps";
-    let text = kubectl.stdout(&["get", kinds, "-n", node.namespace, "-o", "json"]).await?;
+    let text = kubectl.stdout(&["get", kinds, "-n", kubelet.namespace, "-o", "json"]).await?;
     let objects = objects::Objects::parse(&text)?;
 
     let mut instances = Vec::new();
     for workload in &objects.workloads {
         for replica in 0..workload.spec.replicas.unwrap_or(1) {
-            instances.push(Instance::new(workload, replica, node)?);
+            instances.push(Instance::new(workload, replica, kubelet)?);
         }
     }
     // Others find NATS at its address when they start.
@@ -80,9 +80,9 @@ pub(crate) async fn pods(kubectl: &Tool, node: &Node<'_>) -> Result<Pods> {
 
     let mut pods = Pods { specs: Vec::new(), tokens: Vec::new() };
     for instance in &instances {
-        let names = service_addresses(&objects, &instances, node.namespace);
+        let names = service_addresses(&objects, &instances, kubelet.namespace);
         let (spec, tokens) = instance
-            .materialise(&objects, node, names)
+            .materialise(&objects, kubelet, names)
             .with_context(|| format!("cannot run {} as its chart says", instance.name))?;
         pods.specs.push(spec);
         pods.tokens.extend(tokens);
@@ -122,7 +122,7 @@ fn service_addresses(
 }
 
 impl<'a> Instance<'a> {
-    fn new(workload: &'a Object<Workload>, replica: u32, node: &Node<'_>) -> Result<Self> {
+    fn new(workload: &'a Object<Workload>, replica: u32, kubelet: &Kubelet<'_>) -> Result<Self> {
         let template = &workload.spec.template;
         let [container] = template.spec.containers.as_slice() else {
             bail!(
@@ -139,7 +139,7 @@ impl<'a> Instance<'a> {
             local.insert(port.container_port, free);
         }
         Ok(Self {
-            folder: node.folder.join(&name),
+            folder: kubelet.folder.join(&name),
             name,
             pod: &template.spec,
             container,
@@ -151,12 +151,12 @@ impl<'a> Instance<'a> {
     fn materialise(
         &self,
         objects: &objects::Objects,
-        node: &Node<'_>,
+        kubelet: &Kubelet<'_>,
         services: BTreeMap<String, SocketAddr>,
     ) -> Result<(Spec, Vec<Token>)> {
         let pod = volumes::Pod {
             name: &self.name,
-            namespace: node.namespace,
+            namespace: kubelet.namespace,
             service_account: self.pod.service_account_name.as_deref().unwrap_or("default"),
             labels: self.labels,
             folder: &self.folder,
@@ -169,8 +169,8 @@ impl<'a> Instance<'a> {
         for value in env.values_mut() {
             *value = mapping.apply(value);
         }
-        env.insert("KUBERNETES_SERVICE_HOST".to_owned(), node.api_host.to_owned());
-        env.insert("KUBERNETES_SERVICE_PORT".to_owned(), node.api_port.to_string());
+        env.insert("KUBERNETES_SERVICE_HOST".to_owned(), kubelet.api_host.to_owned());
+        env.insert("KUBERNETES_SERVICE_PORT".to_owned(), kubelet.api_port.to_string());
         env.insert("HOSTNAME".to_owned(), self.name.clone());
 
         let binary = self.container.binary();
@@ -181,7 +181,7 @@ impl<'a> Instance<'a> {
         }
         let spec = Spec {
             name: self.name.clone(),
-            binary: (node.binary)(binary)?,
+            binary: (kubelet.binary)(binary)?,
             args,
             env,
             folder: self.folder.clone(),

@@ -17,6 +17,7 @@ async fn a_killed_and_restarted_control_plane_keeps_its_address_and_its_data() {
     lab.direct().stdout(&["create", "configmap", "kept", "--from-literal=a=b"]).await.unwrap();
     for name in ["etcd", "kube-apiserver", "kube-controller-manager"] {
         let process = lab.process(name).unwrap();
+        process.wait_ready(SOON).await.unwrap();
         let before = process.pid().unwrap();
         process.kill().await.unwrap();
         assert!(!process.is_running());
@@ -28,6 +29,33 @@ async fn a_killed_and_restarted_control_plane_keeps_its_address_and_its_data() {
     lab.wait_ready(SOON).await.unwrap();
     let value = lab.direct().stdout(&["get", "configmap", "kept", "-o", "jsonpath={.data.a}"]).await.unwrap();
     assert_eq!(value, "b");
+    lab.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_part_of_kubernetes_that_ends_by_itself_is_started_again() {
+    let lab = kubernetes().await;
+    let manager = lab.process("kube-controller-manager").unwrap();
+    let before = manager.pid().unwrap();
+    let ended = std::process::Command::new("kill").args(["-KILL", &before.to_string()]).status().unwrap();
+    assert!(ended.success());
+    until("another kube-controller-manager", SOON, || async {
+        let now = manager.pid().filter(|pid| *pid != before);
+        now.ok_or("there is none")
+    })
+    .await
+    .unwrap();
+    manager.wait_ready(SOON).await.unwrap();
+    // What the lab has killed stays so: a test of a fault decides for itself when it is over.
+    manager.kill().await.unwrap();
+    assert_eq!(
+        manager.exit_status().and_then(|status| std::os::unix::process::ExitStatusExt::signal(&status)),
+        Some(9)
+    );
+    lab.process("etcd").unwrap().restart().await.unwrap();
+    lab.process("kube-apiserver").unwrap().restart().await.unwrap();
+    lab.process("kube-apiserver").unwrap().wait_ready(SOON).await.unwrap();
+    assert!(!manager.is_running());
     lab.stop().await.unwrap();
 }
 

@@ -22,7 +22,7 @@ use std::{
 pub(super) async fn run(filter: Option<String>) -> Result<ExitCode> {
     let progress = Progress::detect();
     // The benches' parts too: a test runs each bench in small.
-    let parts = Parts::get(true, &progress).await?;
+    let parts = Parts::all(&progress).await?;
     let (mut passed, mut failed) = (0, 0);
     for check in
         checks::ALL.into_iter().filter(|check| filter.as_ref().is_none_or(|filter| check.contains(filter.as_str())))

@@ -41,6 +41,7 @@ async fn until_stopped(options: Up, stop: &Notify) -> Result<()> {
     let started = Instant::now();
     let start = Options {
         kubeconfig: options.kubeconfig.clone(),
+        node: options.node,
         services: !options.no_services,
         current: true,
         progress: Progress::detect(),
@@ -106,7 +107,8 @@ async fn summary(lab: &Lab, options: &Up, started: Instant) -> Result<String> {
     );
     // What the user puts into a cluster of theirs, the lab does not take out.
     if options.kubeconfig.is_none() {
-        writeln!(summary, "  {kubectl} create deployment hello --image=hello --replicas=2")?;
+        let image = if options.node { crate::TOOLS_IMAGE } else { "hello" };
+        writeln!(summary, "  {kubectl} create deployment hello --image={image} --replicas=2")?;
     }
     Ok(summary)
 }
@@ -125,6 +127,9 @@ async fn detach(options: &Up) -> Result<()> {
     command.args(["up", "--background"]);
     if let Some(kubeconfig) = &options.kubeconfig {
         command.arg("--kubeconfig").arg(kubeconfig);
+    }
+    if options.node {
+        command.arg("--node");
     }
     if options.no_services {
         command.arg("--no-services");

@@ -131,8 +131,8 @@ pub(crate) async fn clean_up(folder: &Path) -> Result<usize> {
         .await?;
         ended += 1;
     }
-    state.uninstall(folder).await?;
-    ended += usize::from(state.installation.is_some());
+    state.undo(folder).await?;
+    ended += usize::from(state.installation.is_some()) + usize::from(state.node.is_some());
     forget(folder)?;
     Ok(ended)
 }

@@ -65,8 +65,12 @@ impl Installation {
 }
 
 impl State {
-    /// Takes out of a cluster of the user's what the run in this folder has put there.
-    pub(super) async fn uninstall(&self, run: &Path) -> Result<()> {
+    /// Removes what the run in this folder has made besides its processes, which have all ended: what is left of a node, and what is
+    /// in a cluster of the user's.
+    pub(super) async fn undo(&self, run: &Path) -> Result<()> {
+        if let Some(remains) = &self.node {
+            remains.remove().await.context("something of the node is left")?;
+        }
         match &self.installation {
             Some(installation) => installation.remove(run).await,
             None => Ok(()),

@@ -6,21 +6,23 @@ use super::{
     installation::{Installation, bind_admins},
 };
 use crate::{
-    cluster::{Cluster, GROUP, USER},
+    cluster::{Cluster, GROUP, Site, USER},
     control_plane::ControlPlane,
     folders,
     kubeconfig::{self, Login, Server},
-    parts::Parts,
-    process::{Process, Spawner, Spec},
+    node::{Machine, Node},
+    parts::{Parts, Use},
+    process::{Keeper, Process, Processes, Spawner, Spec},
     run::Tool,
     services::{Profile, Services},
     state::StateFile,
     tokens::{self, Refresher, Token},
-    workload::{self, Node},
+    workload::{self, Kubelet},
 };
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::json;
 use std::{
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -33,7 +35,7 @@ const NAMESPACE_READY_WITHIN: Duration = Duration::from_secs(20);
 struct Start {
     options: Options,
     parts: Parts,
-    processes: Vec<Arc<Process>>,
+    processes: Processes,
     spawner: Spawner,
     state: Arc<StateFile>,
     folder: RunFolder,
@@ -42,6 +44,8 @@ struct Start {
 /// The API server that the agent works for, and how the lab itself reaches it.
 struct Api {
     server: Server,
+    /// Where it and its pods reach this machine.
+    address: Ipv4Addr,
     admin: Tool,
     direct: Tool,
 }
@@ -80,7 +84,7 @@ impl Lab {
         };
         let Err(error) = started else { return started };
         let error = error.context(format!("the lab did not start; its logs are in {}", folder::logs(&run).display()));
-        match state.read().uninstall(&run).await.and_then(|()| folder::forget(&run)) {
+        match state.read().undo(&run).await.and_then(|()| folder::forget(&run)) {
             Ok(()) => Err(error),
             Err(left) => Err(error.context(format!("{left:#}"))),
         }
@@ -89,22 +93,26 @@ impl Lab {
 
 impl Start {
     async fn with_parts(options: Options, folder: RunFolder, state: Arc<StateFile>) -> Result<Lab> {
-        let (parts, services) = tokio::try_join!(Parts::get(options.bench, &options.progress), async {
+        let mut users = vec![Use::Lab];
+        if options.node {
+            ensure!(options.kubeconfig.is_none(), "a cluster that exists has nodes of its own");
+            Node::require().await?;
+            users.push(Use::Node);
+        }
+        if options.bench {
+            users.push(Use::Tests);
+        }
+        let (parts, services) = tokio::try_join!(Parts::of(&users, &options.progress), async {
             let profile = if options.bench { Profile::Dist } else { Profile::Release };
             if options.services { Services::build(profile, &options.progress).await.map(Some) } else { Ok(None) }
         })?;
-        let start = Self { options, parts, processes: Vec::new(), spawner: Spawner::new()?, state, folder };
+        let start = Self { options, parts, processes: Processes::default(), spawner: Spawner::new()?, state, folder };
         start.everything(services).await
     }
 
     async fn everything(mut self, services: Option<Services>) -> Result<Lab> {
-        let step = self.options.progress.step("Kubernetes", "etcd, kube-apiserver, kube-controller-manager");
-        let api = self.cluster().await;
-        match &api {
-            Ok(api) => step.done(&format!("answers at {}", api.server.url)),
-            Err(_) => step.failed("does not start"),
-        }
-        let api = api?;
+        let api = self.cluster(services.as_ref()).await?;
+        let keeper = Keeper::start(&self.processes)?;
         let (place, existing) = (self.options.place(), self.options.kubeconfig.is_some());
         if existing && services.is_some() {
             let helm = self.tool("helm", api.admin.kubeconfig())?;
@@ -129,6 +137,7 @@ impl Start {
             processes: self.processes,
             tokens,
             _refresher: refresher,
+            _keeper: keeper,
             admin: api.admin,
             direct: api.direct,
             api_url: api.server.url,
@@ -152,34 +161,84 @@ impl Start {
         Ok(lab)
     }
 
-    async fn cluster(&mut self) -> Result<Api> {
+    async fn cluster(&mut self, services: Option<&Services>) -> Result<Api> {
         let api = match self.options.kubeconfig.clone() {
-            Some(kubeconfig) => {
-                let kubeconfig = std::path::absolute(kubeconfig)?;
-                // The user may go on to another context while the lab runs.
-                let copy = self.folder.path().join(folder::EXISTING);
-                let server = kubeconfig::copy_current(&self.tool("kubectl", &kubeconfig)?, &copy)
-                    .await
-                    .with_context(|| format!("cannot use the kubeconfig {}", kubeconfig.display()))?;
-                let tool = self.tool("kubectl", &copy)?;
-                Api { server, admin: tool.clone(), direct: tool }
-            }
+            Some(kubeconfig) => self.existing(&kubeconfig).await?,
+            None if self.options.node => self.with_node(services).await?,
             None => {
+                let step = self.options.progress.step("Kubernetes", "etcd, kube-apiserver, kube-controller-manager");
                 let traces = self.options.api_server_traces;
-                let cluster = Cluster::prepare(self.folder.path(), &self.parts, traces)?;
+                let cluster = Cluster::prepare(self.folder.path(), &self.parts, traces, Site::loopback()?)?;
                 for spec in [&cluster.etcd, &cluster.apiserver, &cluster.controller_manager] {
                     self.start(spec.clone()).await?.wait_ready(READY_WITHIN).await?;
                 }
-                Api {
-                    admin: self.tool("kubectl", &cluster.admin_kubeconfig)?,
-                    direct: self.tool("kubectl", &cluster.direct_kubeconfig)?,
-                    server: cluster.server,
-                }
+                step.done(&format!("answers at {}", cluster.server.url));
+                self.api(cluster)?
             }
         };
         // A server that does not answer shows here, before anything is changed in it.
         api.admin.stdout(&["get", "--raw", "/version"]).await.context("the API server does not answer")?;
         Ok(api)
+    }
+
+    async fn existing(&self, kubeconfig: &Path) -> Result<Api> {
+        let kubeconfig = std::path::absolute(kubeconfig)?;
+        // The user may go on to another context while the lab runs.
+        let copy = self.folder.path().join(folder::EXISTING);
+        let server = kubeconfig::copy_current(&self.tool("kubectl", &kubeconfig)?, &copy)
+            .await
+            .with_context(|| format!("cannot use the kubeconfig {}", kubeconfig.display()))?;
+        let tool = self.tool("kubectl", &copy)?;
+        Ok(Api { server, address: Ipv4Addr::LOCALHOST, admin: tool.clone(), direct: tool })
+    }
+
+    /// A cluster with a node, in a machine of its own.
+    async fn with_node(&mut self, services: Option<&Services>) -> Result<Api> {
+        let step = self.options.progress.step("node", "a machine of its own");
+        let machine = Machine::plan(&self.folder.path().join("node"))?;
+        self.state.change(|state| state.node = Some(machine.remains.clone()))?;
+        let init = self.start_by(&machine.spawner, machine.init()).await?;
+        machine.set_up(init.pid().context("the node's first process has ended")?).await?;
+        step.done(&format!("is {}, and this machine {}", machine.address, machine.gateway));
+
+        let step = self.options.progress.step("Kubernetes", "a control plane and a node");
+        let traces = self.options.api_server_traces;
+        let cluster = Cluster::prepare(self.folder.path(), &self.parts, traces, Site::node(machine.address))?;
+        let node = Node::prepare(&machine, &self.parts, &cluster)?;
+        self.start_by(&machine.spawner, node.containerd()).await?;
+        let parts = self.parts.clone();
+        let (imported, started) = tokio::join!(node.import(&machine, &parts, services), async {
+            for spec in [&cluster.etcd, &cluster.apiserver] {
+                self.start_by(&machine.spawner, spec.clone()).await?.wait_ready(READY_WITHIN).await?;
+            }
+            self.start_by(&machine.spawner, cluster.controller_manager.clone()).await?;
+            anyhow::Ok(())
+        });
+        started?;
+        imported?;
+        let mut rest = Vec::new();
+        for spec in node.rest() {
+            rest.push(self.start_by(&machine.spawner, spec).await?);
+        }
+        let mut api = self.api(cluster)?;
+        api.address = machine.gateway;
+        node.join(&api.admin).await?;
+        rest.push(self.start_by(&machine.spawner, node.firewall()).await?);
+        for process in rest {
+            process.wait_ready(READY_WITHIN).await?;
+        }
+        node.names(&api.admin).await?;
+        step.done(&format!("answers at {}", api.server.url));
+        Ok(api)
+    }
+
+    fn api(&self, cluster: Cluster) -> Result<Api> {
+        Ok(Api {
+            admin: self.tool("kubectl", &cluster.admin_kubeconfig)?,
+            direct: self.tool("kubectl", &cluster.direct_kubeconfig)?,
+            address: Ipv4Addr::LOCALHOST,
+            server: cluster.server,
+        })
     }
 
     async fn agent(&mut self, services: &Services, api: &Api) -> Result<Agent> {
@@ -188,6 +247,7 @@ impl Start {
         let control_plane = ControlPlane::prepare(
             self.folder.path(),
             services.path("control-plane")?,
+            api.address,
             &self.options.control_plane_env,
         )?;
         let agent_token = control_plane.create_token(&["--agent", "--cluster", &self.options.cluster]).await?;
@@ -201,33 +261,14 @@ impl Start {
         self.install(&control_plane, &ca_pem, &agent_token, api).await?;
         step.done("installed");
 
-        let step = progress.step("agent", "one process per container");
-        let binary = |name: &str| services.path(name).or_else(|_| self.parts.path(name).map(Path::to_owned));
-        let node = Node {
-            namespace: place.namespace,
-            api_host: &api.server.host,
-            api_port: api.server.port,
-            folder: &self.folder.path().join("pods"),
-            binary: &binary,
-        };
-        let pods = workload::pods(&api.admin, &node).await?;
-        if self.options.kubeconfig.is_some() {
-            // A cluster with nodes would run the pods as well, and the cluster would have two agents.
-            api.admin.stdout(&["scale", "deployments", "--all", "--replicas=0", "-n", place.namespace]).await?;
-        }
-        tokens::renew(&pods.tokens, &api.admin).await?;
-        let names: Vec<_> = pods.specs.iter().map(|spec| spec.name.clone()).collect();
-        for spec in pods.specs {
-            self.start(spec).await?;
-        }
-        step.done(&names.join(", "));
+        let tokens = if self.options.node { self.pods(api).await? } else { self.processes(services, api).await? };
 
         let kubeconfig = self.folder.path().join("lab.kubeconfig");
         let server = proxy_url(&control_plane.url, &self.options.cluster);
         kubeconfig::write(&kubeconfig, &server, &ca_pem, USER, &Login::Token(&user_token))?;
         Ok(Agent {
-            refresher: Refresher::start(pods.tokens.clone(), api.admin.clone())?,
-            tokens: pods.tokens,
+            refresher: Refresher::start(tokens.clone(), api.admin.clone())?,
+            tokens,
             link: Link {
                 kubectl: self.tool("kubectl", &kubeconfig)?,
                 helm: self.tool("helm", &kubeconfig)?,
@@ -238,6 +279,42 @@ impl Start {
                 kubeconfig,
             },
         })
+    }
+
+    /// The agent as processes of this machine: the lab is their kubelet.
+    async fn processes(&mut self, services: &Services, api: &Api) -> Result<Vec<Token>> {
+        let step = self.options.progress.step("agent", "one process per container");
+        let namespace = self.options.place().namespace;
+        let binary = |name: &str| services.path(name).or_else(|_| self.parts.path(name).map(Path::to_owned));
+        let kubelet = Kubelet {
+            namespace,
+            api_host: &api.server.host,
+            api_port: api.server.port,
+            folder: &self.folder.path().join("pods"),
+            binary: &binary,
+        };
+        let pods = workload::pods(&api.admin, &kubelet).await?;
+        if self.options.kubeconfig.is_some() {
+            // A cluster with nodes would run the pods as well, and the cluster would have two agents.
+            api.admin.stdout(&["scale", "deployments", "--all", "--replicas=0", "-n", namespace]).await?;
+        }
+        tokens::renew(&pods.tokens, &api.admin).await?;
+        let names: Vec<_> = pods.specs.iter().map(|spec| spec.name.clone()).collect();
+        for spec in pods.specs {
+            self.start(spec).await?;
+        }
+        step.done(&names.join(", "));
+        Ok(pods.tokens)
+    }
+
+    /// The agent as pods of the lab's node, which sees to their tokens.
+    async fn pods(&self, api: &Api) -> Result<Vec<Token>> {
+        let step = self.options.progress.step("agent", "pods");
+        let namespace = self.options.place().namespace;
+        let wait = ["wait", "--for=condition=Available", "deployments", "--all", "-n", namespace, "--timeout=90s"];
+        api.admin.stdout(&wait).await.context("the agent's pods do not get ready")?;
+        step.done("are ready");
+        Ok(Vec::new())
     }
 
     /// `helm install` as a user does it, and what a namespace gets from the controllers.
@@ -267,6 +344,10 @@ impl Start {
         for value in &self.options.values {
             args.extend(["--set-string", value]);
         }
+        if self.options.node {
+            let namespace = restricted(namespace).to_string();
+            api.admin.stdout_with_input(&["apply", "-f", "-"], &namespace).await?;
+        }
         self.tool("helm", api.admin.kubeconfig())?.stdout(&args).await.context("the chart does not install")?;
         let question = ["get", "configmap", "kube-root-ca.crt", "-n", namespace];
         crate::wait::until("the namespace's kube-root-ca.crt", NAMESPACE_READY_WITHIN, || api.admin.stdout(&question))
@@ -275,7 +356,11 @@ impl Start {
     }
 
     async fn start(&mut self, spec: Spec) -> Result<Arc<Process>> {
-        let process = Process::new(spec, &self.folder.logs(), self.spawner.clone(), Arc::clone(&self.state));
+        self.start_by(&self.spawner.clone(), spec).await
+    }
+
+    async fn start_by(&mut self, spawner: &Spawner, spec: Spec) -> Result<Arc<Process>> {
+        let process = Process::new(spec, &self.folder.logs(), spawner.clone(), Arc::clone(&self.state));
         let process = Arc::new(process);
         self.processes.push(Arc::clone(&process));
         process.start().await?;
@@ -286,4 +371,19 @@ impl Start {
         let home: PathBuf = self.folder.path().join("home");
         Ok(Tool::new(self.parts.path(binary)?, kubeconfig, &home))
     }
+}
+
+/// A namespace whose pods may do nothing special.
+fn restricted(name: &str) -> serde_json::Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {
+            "name": name,
+            "labels": {
+                "pod-security.kubernetes.io/enforce": "restricted",
+                "pod-security.kubernetes.io/warn": "restricted",
+            },
+        },
+    })
 }

@@ -1,11 +1,11 @@
 //! Building a part from its Go module, once.
 
 use super::{
-    Part,
+    Build, Part,
     cache::{self, Places},
     version::Version,
 };
-use crate::progress::Step;
+use crate::{debian, progress::Step};
 use anyhow::{Context, Result, bail};
 use std::{
     collections::VecDeque,
@@ -63,8 +63,16 @@ fn install_go() -> String {
 
 impl Part {
     /// Linker flags.
-    pub(super) fn flags(&self) -> String {
+    fn ldflags(&self) -> String {
         format!("-s -w {}", self.ldflags)
+    }
+
+    /// All that decides what comes out besides the module.
+    pub(super) fn flags(&self) -> String {
+        match self.build {
+            Build::Pure => self.ldflags(),
+            Build::C { tags, .. } => format!("{} -tags {tags}", self.ldflags()),
+        }
     }
 }
 
@@ -73,14 +81,22 @@ pub(super) async fn build(part: &Part, places: &Places, step: &Step) -> Result<P
     let module = places.module(part);
     let go = fitting_go(places, &module).await?;
     let workshop = cache::workshop(&places.base(part))?;
+    let (cgo, tags) = match part.build {
+        Build::Pure => ("0", ""),
+        Build::C { tags, packages } => {
+            step.at(&format!("Debian packages {}", packages.join(", ")));
+            debian::install(packages).await.context("it needs C libraries")?;
+            ("1", tags)
+        }
+    };
 
     let mut command = Command::new(go);
     command
-        .args(["build", "-v", "-mod=readonly", "-trimpath", "-ldflags", &part.flags(), "-o"])
+        .args(["build", "-v", "-mod=readonly", "-trimpath", "-tags", tags, "-ldflags", &part.ldflags(), "-o"])
         .arg(format!("{}/", workshop.display()))
         .args(part.binaries.iter().map(|binary| binary.package))
         .current_dir(&module)
-        .env("CGO_ENABLED", "0")
+        .env("CGO_ENABLED", cgo)
         .env("GOWORK", "off")
         .env_remove("GOFLAGS")
         .stdin(Stdio::null())

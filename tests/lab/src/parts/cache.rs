@@ -33,7 +33,7 @@ impl Places {
     }
 
     pub(super) fn module(&self, part: &Part) -> PathBuf {
-        self.modules.join(part.name)
+        self.modules.join(part.module)
     }
 
     /// The first program of that name on `PATH`.

@@ -1,6 +1,6 @@
 //! The order of the sources, with programs that only say a version.
 
-use super::{Binary, Part, Places, version::Fit};
+use super::{Binary, Build, Part, Places, Use, version::Fit};
 use crate::progress::Progress;
 use std::{
     path::{Path, PathBuf},
@@ -10,6 +10,7 @@ use std::{
 
 static PART: Part = Part {
     name: "thing",
+    module: "thing",
     version: "2.15.2",
     binaries: &[Binary {
         name: "thing",
@@ -18,7 +19,8 @@ static PART: Part = Part {
         version: Some((&["--version"], Fit::AtLeast(2, 11))),
     }],
     ldflags: "",
-    extra: false,
+    build: Build::Pure,
+    of: Use::Lab,
 };
 
 /// `go build -o FOLDER/`, the way the lab calls it.

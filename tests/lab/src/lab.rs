@@ -11,6 +11,7 @@ pub(crate) use self::{
 
 use crate::{
     control_plane::ControlPlane,
+    node::Machine,
     parts::Parts,
     process::{Keeper, Process, Processes, Spawner},
     progress::Progress,
@@ -107,6 +108,8 @@ pub struct Lab {
     link: Option<Link>,
     state: Arc<StateFile>,
     spawner: Spawner,
+    // After its processes.
+    _machine: Option<Arc<Machine>>,
     // Last: it is released when everything in it has ended.
     folder: folder::RunFolder,
 }

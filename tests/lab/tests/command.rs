@@ -146,6 +146,36 @@ async fn a_killed_lab_leaves_nothing_and_does_not_stand_in_the_way() {
     state.empty().await;
 }
 
+/// Links of labs' nodes on this machine, and their control groups.
+fn of_nodes() -> Vec<PathBuf> {
+    let groups = fs::read_dir("/sys/fs/cgroup").unwrap().map(|hierarchy| hierarchy.unwrap().path());
+    let all = groups.chain(["/sys/class/net".into()]).filter_map(|folder| fs::read_dir(folder).ok()).flatten();
+    let named = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("lab-"));
+    all.map(|entry| entry.unwrap().path()).filter(named).collect()
+}
+
+#[tokio::test]
+async fn a_killed_lab_leaves_nothing_of_its_node() {
+    let (state, before) = (State::new("node"), of_nodes());
+    let shown = state.ok(&["up", "--node", "--detach"]);
+    assert!(shown.contains("through the agent") && shown.contains("pipeops-system"), "{shown}");
+    let status = state.ok(&["status"]);
+    for name in ["kubelet", "containerd", "kube-proxy", "kube-router", "control-plane"] {
+        assert!(status.lines().any(|line| line.starts_with(name) && line.ends_with("ready")), "{status}");
+    }
+    assert!(!status.contains("gateway-link "), "it is a pod: {status}");
+    assert!(state.refused(&["up", "--node"]).contains("a lab is up already"));
+    assert!(of_nodes().len() > before.len());
+
+    signal("-KILL", owner(&status));
+    // The kernel ends what the lab has started, pods and all.
+    state.empty().await;
+    assert_eq!(state.ok(&["down"]), "the lab is down\n");
+    let left: Vec<_> = of_nodes().into_iter().filter(|path| !before.contains(path)).collect();
+    assert_eq!(left, Vec::<PathBuf>::new());
+    assert_eq!(state.ok(&["down"]), "nothing of the lab runs\n");
+}
+
 #[tokio::test]
 async fn a_lab_with_services_comes_up_works_and_goes() {
     let state = State::new("services");

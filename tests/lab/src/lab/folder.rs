@@ -151,10 +151,12 @@ async fn forget_old(base: &Path) -> Result<()> {
         over.push((entry.metadata().and_then(|metadata| metadata.modified()).ok(), entry.path()));
     }
     over.sort();
-    for (_, folder) in over.iter().rev().skip(KEPT) {
+    for (at, (_, folder)) in over.iter().rev().enumerate() {
         // Another test binary may be at the same; what stays is looked at next time.
         drop(clean_up(folder).await);
-        drop(fs::remove_dir_all(folder));
+        if at >= KEPT {
+            drop(fs::remove_dir_all(folder));
+        }
     }
     Ok(())
 }

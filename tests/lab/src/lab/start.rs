@@ -38,6 +38,7 @@ struct Start {
     processes: Processes,
     spawner: Spawner,
     state: Arc<StateFile>,
+    machine: Option<Arc<Machine>>,
     folder: RunFolder,
 }
 
@@ -106,7 +107,15 @@ impl Start {
             let profile = if options.bench { Profile::Dist } else { Profile::Release };
             if options.services { Services::build(profile, &options.progress).await.map(Some) } else { Ok(None) }
         })?;
-        let start = Self { options, parts, processes: Processes::default(), spawner: Spawner::new()?, state, folder };
+        let start = Self {
+            options,
+            parts,
+            processes: Processes::default(),
+            spawner: Spawner::new()?,
+            state,
+            machine: None,
+            folder,
+        };
         start.everything(services).await
     }
 
@@ -144,6 +153,7 @@ impl Start {
             link,
             state: self.state,
             spawner: self.spawner,
+            _machine: self.machine,
             folder: self.folder,
         };
         let step = lab.options.progress.step("ready", "every process, and a request through the agent");
@@ -195,7 +205,8 @@ impl Start {
     /// A cluster with a node, in a machine of its own.
     async fn with_node(&mut self, services: Option<&Services>) -> Result<Api> {
         let step = self.options.progress.step("node", "a machine of its own");
-        let machine = Machine::plan(&self.folder.path().join("node"))?;
+        let machine = Arc::new(Machine::plan(&self.folder.path().join("node"))?);
+        self.machine = Some(Arc::clone(&machine));
         self.state.change(|state| state.node = Some(machine.remains.clone()))?;
         let init = self.start_by(&machine.spawner, machine.init()).await?;
         machine.set_up(init.pid().context("the node's first process has ended")?).await?;

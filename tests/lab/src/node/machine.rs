@@ -21,7 +21,7 @@ use std::{
     net::Ipv4Addr,
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Addresses of links, four for each: what is in no namespace of the lab is none of them.
@@ -30,6 +30,7 @@ const LINKS: Ipv4Addr = Ipv4Addr::new(10, 201, 0, 0);
 const INIT: &str = "node";
 const SET_UP: &str = include_str!("setup.sh");
 const GONE_WITHIN: Duration = Duration::from_secs(20);
+const DROPPED_WITHIN: Duration = Duration::from_secs(5);
 /// Hidden by folders of the node's own.
 const COVERED: [&str; 3] = ["/run", "/var/lib", "/var/log"];
 const CONTROLLERS: [&str; 6] = ["cpu", "cpuset", "hugetlb", "io", "memory", "pids"];
@@ -118,22 +119,33 @@ impl Machine {
     }
 }
 
+impl Drop for Machine {
+    /// Best effort, for a lab that is dropped: its processes have ended by now. What is left all the same is in the state file.
+    fn drop(&mut self) {
+        let deadline = Instant::now() + DROPPED_WITHIN;
+        while self.remains.try_remove().is_err() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
 impl Remains {
     /// Removes what is left once every process of the machine has ended. What is not there is as good.
     pub(crate) async fn remove(&self) -> Result<()> {
+        // The kernel is not done with a process yet when that is gone from /proc.
+        wait::until("what is left of the node to go", GONE_WITHIN, || std::future::ready(self.try_remove())).await
+    }
+
+    fn try_remove(&self) -> Result<()> {
         for hierarchy in hierarchies()? {
-            let path = hierarchy.root.join(&self.name);
-            // The kernel is not done with a process yet when that is gone from /proc.
-            wait::until(&format!("the end of {}", path.display()), GONE_WITHIN, || {
-                std::future::ready(remove_cgroup(&path))
-            })
-            .await?;
+            remove_cgroup(&hierarchy.root.join(&self.name))?;
         }
-        let link = Path::new("/sys/class/net").join(&self.name);
-        wait::until(&format!("the end of the link {}", self.name), GONE_WITHIN, || {
-            std::future::ready(if link.exists() { Err("it is there") } else { Ok(()) })
-        })
-        .await?;
+        // It would go with the network namespace, which connections that nobody closes any more keep for minutes.
+        if Path::new("/sys/class/net").join(&self.name).exists() {
+            let output = Command::new("ip").args(["link", "delete", &self.name]).output().context("cannot run ip")?;
+            let said = String::from_utf8_lossy(&output.stderr);
+            ensure!(output.status.success(), "cannot delete the link {}: {}", self.name, said.trim());
+        }
         match fs::remove_dir_all(&self.folder) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("cannot remove {}", self.folder.display()))

@@ -15,6 +15,7 @@ pub mod wire;
 mod front;
 mod story;
 mod suite;
+mod terminal;
 mod text;
 mod watch;
 
@@ -22,6 +23,7 @@ pub use crate::{
     front::{Front, Protocol},
     story::{Step, Story},
     suite::{Case, Turns, run},
+    terminal::Terminal,
     text::normalise,
     watch::Lines,
 };

@@ -2,7 +2,7 @@
 
 use crate::normalise;
 use anyhow::{Result, ensure};
-use lab::{Lab, Output, Tool};
+use lab::Lab;
 use std::fmt::Write;
 
 /// One command.
@@ -10,6 +10,7 @@ use std::fmt::Write;
 pub struct Step {
     args: Vec<String>,
     input: String,
+    env: Vec<(String, String)>,
     tool: Which,
     /// What it must end with; the direct run proves that the test itself is right.
     code: i32,
@@ -37,7 +38,7 @@ struct Seen {
 
 impl Step {
     fn new(tool: Which, command: &str) -> Self {
-        Self { args: words(command), input: String::new(), tool, code: 0 }
+        Self { args: words(command), input: String::new(), env: Vec::new(), tool, code: 0 }
     }
 
     /// kubectl with these arguments; 'single quotes' keep a space.
@@ -59,6 +60,13 @@ impl Step {
         self
     }
 
+    /// A variable for its environment.
+    #[must_use]
+    pub fn env(mut self, key: &str, value: &str) -> Self {
+        self.env.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
     /// The exit code, when it is not 0.
     #[must_use]
     pub fn ends_with(mut self, code: i32) -> Self {
@@ -77,8 +85,8 @@ impl Step {
         let output = match (self.tool, through) {
             (Which::Helm, true) => lab.helm(&args).await?,
             (Which::Helm, false) => lab.helm_direct(&args).await?,
-            (Which::Kubectl, true) => run(lab.proxied()?, &args, &self.input).await?,
-            (Which::Kubectl, false) => run(lab.direct(), &args, &self.input).await?,
+            (Which::Kubectl, true) => lab.proxied()?.run_in(&self.env, &args, &self.input).await?,
+            (Which::Kubectl, false) => lab.direct().run_in(&self.env, &args, &self.input).await?,
         };
         let seen =
             Seen { code: output.status.code(), stdout: normalise(&output.stdout), stderr: normalise(&output.stderr) };
@@ -92,10 +100,6 @@ impl Step {
         );
         Ok(seen)
     }
-}
-
-async fn run(tool: &Tool, args: &[&str], input: &str) -> Result<Output> {
-    tool.run_with_input(args, input).await
 }
 
 impl Story {

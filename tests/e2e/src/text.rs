@@ -15,6 +15,8 @@ static VOLATILE: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r"(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d [+-]\d{4}", "<time>"),
         (r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "<uid>"),
         // The quotes of JSON within JSON have backslashes before them.
+        // A command in a container has an id of its own.
+        (r"\b[0-9a-f]{64}\b", "<id>"),
         (r#"(resourceVersion\\*"?: ?\\*")\d+"#, "$1<version>"),
         // Ages, in tables and in `describe`. Their width moves what stands behind them.
         (r"(?m)(^Age: +)(\d+[smhd])+$", "$1<age>"),
@@ -30,7 +32,7 @@ static VOLATILE: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
     .collect()
 });
 
-/// `text` with ages, times, resource versions, uids and the names of temporary files replaced.
+/// `text` with ages, times, resource versions, uids, ids of containers and the names of temporary files replaced.
 #[must_use]
 pub fn normalise(text: &str) -> String {
     VOLATILE
@@ -44,7 +46,7 @@ mod tests {
 
     #[test]
     fn every_pattern_is_one() {
-        assert_eq!(VOLATILE.len(), 12);
+        assert_eq!(VOLATILE.len(), 13);
     }
 
     #[test]

@@ -94,9 +94,17 @@ impl Tool {
     /// # Errors
     /// As [`Tool::run`].
     pub async fn run_with_input(&self, args: &[&str], input: &str) -> Result<Output> {
+        self.run_in(&[], args, input).await
+    }
+
+    /// As [`Tool::run_with_input`], with more variables in its environment.
+    ///
+    /// # Errors
+    /// As [`Tool::run`].
+    pub async fn run_in(&self, env: &[(String, String)], args: &[&str], input: &str) -> Result<Output> {
         let what = || format!("{} {}", self.binary.display(), args.join(" "));
         let mut command = self.command(args);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.envs(env.iter().map(|(key, value)| (key, value))).stdout(Stdio::piped()).stderr(Stdio::piped());
         if !input.is_empty() {
             command.stdin(Stdio::piped());
         }

@@ -1,0 +1,135 @@
+//! `kubectl port-forward`.
+
+use crate::prepare::{self, SOON};
+use anyhow::{Context, Result, bail, ensure};
+use e2e::Lines;
+use lab::{Lab, Tool};
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinSet,
+};
+
+const ECHO: &str = "socat -t30 TCP-LISTEN:7000,fork,reuseaddr,backlog=256 EXEC:cat";
+const CONNECTIONS: usize = 100;
+const LARGE: usize = 256 << 20;
+const BLOCK: usize = 64 << 10;
+
+/// A running `kubectl port-forward` and its local port.
+struct Forward {
+    lines: Lines,
+    port: u16,
+}
+
+impl Forward {
+    async fn to(tool: &Tool, namespace: &str, pod: &str, port: u16) -> Result<Self> {
+        let (pod, port) = (format!("pod/{pod}"), format!(":{port}"));
+        let mut lines = Lines::of(tool, &["port-forward", "-n", namespace, &pod, &port, "--address=127.0.0.1"])?;
+        let said = lines.next(SOON).await?;
+        let port =
+            said.strip_prefix("Forwarding from 127.0.0.1:").and_then(|rest| rest.split(' ').next()?.parse().ok());
+        Ok(Self { port: port.with_context(|| format!("kubectl says {said:?}"))?, lines })
+    }
+
+    async fn connect(&self) -> Result<TcpStream> {
+        Ok(TcpStream::connect(("127.0.0.1", self.port)).await?)
+    }
+}
+
+/// Bytes that are not those of another connection or another place.
+fn block(connection: usize, number: usize) -> Vec<u8> {
+    let seed = format!("{connection}-{number};");
+    seed.bytes().cycle().take(BLOCK).collect()
+}
+
+/// Sends and reads back `blocks` blocks.
+async fn echo(mut stream: TcpStream, connection: usize, blocks: usize) -> Result<()> {
+    let (mut read, mut write) = stream.split();
+    let send = async {
+        for number in 0..blocks {
+            write.write_all(&block(connection, number)).await?;
+        }
+        anyhow::Ok(())
+    };
+    let receive = async {
+        let mut got = vec![0; BLOCK];
+        for number in 0..blocks {
+            let read = read.read_exact(&mut got).await;
+            read.with_context(|| format!("connection {connection}, block {number}"))?;
+            ensure!(got == block(connection, number), "connection {connection}: block {number} differs");
+        }
+        anyhow::Ok(())
+    };
+    tokio::try_join!(send, receive)?;
+    Ok(())
+}
+
+async fn echoes(lab: &Lab, namespace: &str) -> Result<()> {
+    prepare::namespace(lab, namespace).await?;
+    prepare::pod(lab, namespace, "echo", ECHO).await
+}
+
+pub async fn many_connections_at_once_keep_their_bytes_apart(lab: Arc<Lab>) -> Result<()> {
+    echoes(&lab, "many-forwards").await?;
+    let forward = Forward::to(lab.proxied()?, "many-forwards", "echo", 7000).await?;
+    let mut connections = JoinSet::new();
+    for connection in 0..CONNECTIONS {
+        connections.spawn(echo(forward.connect().await?, connection, 8));
+    }
+    while let Some(ended) = connections.join_next().await {
+        ended.context("a connection's task ended early")??;
+    }
+    Ok(())
+}
+
+pub async fn large_bodies_arrive_whole_in_both_directions(lab: Arc<Lab>) -> Result<()> {
+    echoes(&lab, "large-forwards").await?;
+    let forward = Forward::to(lab.proxied()?, "large-forwards", "echo", 7000).await?;
+    echo(forward.connect().await?, 0, LARGE / BLOCK).await
+}
+
+/// containerd gives the pod a second for the rest of its answer and does not tell it of the half that is closed.
+pub async fn a_half_closed_connection_gets_the_rest_of_its_answer(lab: Arc<Lab>) -> Result<()> {
+    echoes(&lab, "half-closed").await?;
+    for (tool, way) in [(lab.direct(), "straight"), (lab.proxied()?, "through the agent")] {
+        let forward = Forward::to(tool, "half-closed", "echo", 7000).await?;
+        let mut stream = forward.connect().await?;
+        stream.write_all(&block(1, 1)).await?;
+        stream.shutdown().await?;
+        let mut answer = Vec::new();
+        let read = tokio::time::timeout(SOON, stream.read_to_end(&mut answer)).await;
+        read.with_context(|| format!("{way}: no end after half a close"))??;
+        ensure!(answer == block(1, 1), "{way}: {} bytes", answer.len());
+    }
+    Ok(())
+}
+
+pub async fn a_forward_ends_with_its_pod(lab: Arc<Lab>) -> Result<()> {
+    echoes(&lab, "forward-ends").await?;
+    let mut ends = Vec::new();
+    let mut forwards = Vec::new();
+    for tool in [lab.direct(), lab.proxied()?] {
+        let forward = Forward::to(tool, "forward-ends", "echo", 7000).await?;
+        let mut stream = forward.connect().await?;
+        stream.write_all(b"x").await?;
+        stream.read_exact(&mut [0; 1]).await?;
+        forwards.push((forward, stream));
+    }
+    lab.admin().stdout(&["delete", "pod", "echo", "-n", "forward-ends", "--now"]).await?;
+    for (mut forward, mut stream) in forwards {
+        let mut rest = Vec::new();
+        match tokio::time::timeout(SOON, stream.read_to_end(&mut rest)).await {
+            Err(_) => bail!("a connection to a pod that is gone stays open"),
+            Ok(_) => ensure!(rest.is_empty(), "{rest:?}"),
+        }
+        // kubectl notices when it is asked for the next connection.
+        drop(forward.connect().await);
+        let (status, stderr) = forward.lines.end(Duration::from_secs(30)).await?;
+        let last = stderr.lines().last().unwrap_or_default().to_owned();
+        ends.push((status.code(), last));
+    }
+    let [straight, through] = ends.as_slice() else { bail!("{ends:?}") };
+    ensure!(straight == through && straight.0 == Some(1), "straight {straight:?}, through the agent {through:?}");
+    Ok(())
+}

@@ -1,0 +1,39 @@
+//! What kubectl does with running pods, straight and through an agent that is pods itself.
+
+mod copies;
+mod ends;
+mod forwards;
+mod logs;
+mod nodes;
+mod prepare;
+mod shells;
+mod terminals;
+
+use e2e::{Turns, cases};
+use lab::Options;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // The longest first: they have the others beside them.
+    let cases = cases![
+        nodes::figures_of_pods_and_nodes_are_shown,
+        shells::no_byte_of_many_sessions_is_lost,
+        copies::a_gibibyte_is_copied_both_ways,
+        forwards::large_bodies_arrive_whole_in_both_directions,
+        forwards::many_connections_at_once_keep_their_bytes_apart,
+        forwards::a_half_closed_connection_gets_the_rest_of_its_answer,
+        forwards::a_forward_ends_with_its_pod,
+        nodes::a_node_is_cordoned_tainted_and_drained_alike,
+        nodes::deployments_of_real_pods_are_rolled_out_alike,
+        nodes::kubectl_proxy_serves_the_api_through_the_agent,
+        logs::logs_are_printed_alike,
+        logs::slow_output_is_followed_line_by_line,
+        shells::commands_end_alike_over_every_transport,
+        shells::pods_are_run_attached_to_and_debugged_alike,
+        terminals::a_terminal_has_the_size_of_the_users,
+        ends::sessions_end_with_the_pod,
+        ends::sessions_end_with_the_client,
+        ends::sessions_end_with_the_users_token,
+    ];
+    e2e::run(Options { node: true, ..Options::default() }, Turns::Together, cases)
+}

@@ -1,0 +1,94 @@
+//! Nodes, figures, and what controllers do with real pods.
+
+use crate::prepare;
+use anyhow::{Result, ensure};
+use e2e::{Lines, Step, Story};
+use lab::{Lab, TOOLS_IMAGE};
+use std::{sync::Arc, time::Duration};
+
+/// The kubelet looks at a new container every 10 to 15 s, and two looks make a figure.
+const FIGURES_WITHIN: Duration = Duration::from_secs(120);
+
+pub async fn figures_of_pods_and_nodes_are_shown(lab: Arc<Lab>) -> Result<()> {
+    let kubectl = lab.proxied()?;
+    let agent = ["top", "pods", "-n", "pipeops-system", "--no-headers"];
+    lab::until("figures of the agent's pods", FIGURES_WITHIN, || async {
+        let shown = kubectl.stdout(&agent).await?;
+        ensure!(shown.lines().count() == 4 && shown.contains("gateway-link"), "{shown}");
+        anyhow::Ok(())
+    })
+    .await?;
+    let node = kubectl.stdout(&["top", "node"]).await?;
+    ensure!(node.starts_with("NAME") && node.contains("\nlab "), "{node}");
+    Ok(())
+}
+
+pub async fn a_node_is_cordoned_tainted_and_drained_alike(lab: Arc<Lab>) -> Result<()> {
+    let namespace = "drains";
+    prepare::namespace(&lab, namespace).await?;
+    // The whole node is everybody's: what is drained is this namespace's, and new pods of others tolerate the rest.
+    for (way, name) in [("straight", "one"), ("through the agent", "two")] {
+        prepare::pod(&lab, namespace, name, "trap 'exit 0' TERM; while :; do sleep 0.2; done").await?;
+        let tool = if name == "one" { lab.direct() } else { lab.proxied()? };
+        let selector = format!("--pod-selector=run={name}");
+        let drained =
+            tool.stdout(&["drain", "lab", &selector, "--force", "--ignore-daemonsets", "--timeout=60s"]).await?;
+        let cordoned = lab.admin().stdout(&["get", "node", "lab", "-o", "jsonpath={.spec.unschedulable}"]).await?;
+        tool.stdout(&["uncordon", "lab"]).await?;
+        for part in ["node/lab cordoned", &format!("evicting pod {namespace}/{name}"), "node/lab drained"] {
+            let said = format!("{drained}\nevicting pod {namespace}/{name}");
+            ensure!(said.contains(part), "{way}: no {part:?} in {drained}");
+        }
+        ensure!(cordoned == "true", "{way}: {cordoned}");
+        let left = lab.admin().stdout(&["get", "pods", "-n", namespace, "-o", "name"]).await?;
+        ensure!(left.is_empty(), "{way}: {left}");
+    }
+    Story::new([
+        Step::kubectl("cordon lab"),
+        Step::kubectl("cordon lab"),
+        Step::kubectl("uncordon lab"),
+        Step::kubectl("taint node lab pipeops.io/test=here:PreferNoSchedule"),
+        Step::kubectl("taint node lab pipeops.io/test=here:PreferNoSchedule").ends_with(1),
+        Step::kubectl("taint node lab pipeops.io/test-"),
+        Step::kubectl("drain absent").ends_with(1),
+    ])
+    .same_both_ways(&lab)
+    .await
+}
+
+pub async fn deployments_of_real_pods_are_rolled_out_alike(lab: Arc<Lab>) -> Result<()> {
+    let namespace = "rollouts";
+    prepare::namespace(&lab, namespace).await?;
+    let mut events = Lines::of(lab.proxied()?, &["events", "-n", namespace, "-w", "--no-headers"])?;
+    let kubectl = |line: &str| Step::kubectl(&format!("{line} -n {namespace}"));
+    let quick = r#"{"spec":{"template":{"spec":{"terminationGracePeriodSeconds":0}}}}"#;
+    Story::new([
+        kubectl(&format!("create deployment web --image={TOOLS_IMAGE} --replicas=1")),
+        kubectl(&format!("patch deployment web -p '{quick}'")),
+        kubectl("wait --for=condition=Available deployment/web --timeout=60s"),
+        kubectl("scale deployment/web --replicas=3"),
+        kubectl("wait --for=jsonpath={.status.readyReplicas}=3 deployment/web --timeout=60s"),
+        kubectl("set image deployment/web tools=lab.local/tools:1"),
+        kubectl("set env deployment/web A=b"),
+        kubectl("wait --for=jsonpath={.status.updatedReplicas}=3 deployment/web --timeout=60s"),
+        kubectl("rollout restart deployment/web"),
+        kubectl("rollout undo deployment/web"),
+        kubectl("delete deployment web --cascade=foreground"),
+    ])
+    .same_both_ways(&lab)
+    .await?;
+    let first = events.next(prepare::SOON).await?;
+    ensure!(first.contains("Normal"), "{first}");
+    Ok(())
+}
+
+pub async fn kubectl_proxy_serves_the_api_through_the_agent(lab: Arc<Lab>) -> Result<()> {
+    // The server's URL has a path here, which kubectl proxy leaves out unless it is told otherwise.
+    let mut proxy = Lines::of(lab.proxied()?, &["proxy", "--port=0", "--append-server-path"])?;
+    let said = proxy.next(prepare::SOON).await?;
+    let address = said.strip_prefix("Starting to serve on ").unwrap_or_default();
+    let url = format!("http://{address}/api/v1/namespaces/kube-system");
+    let body: serde_json::Value = reqwest::Client::builder().no_proxy().build()?.get(url).send().await?.json().await?;
+    ensure!(body.pointer("/metadata/name").is_some_and(|name| name == "kube-system"), "{body}");
+    Ok(())
+}

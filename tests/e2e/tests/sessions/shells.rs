@@ -1,0 +1,126 @@
+//! Commands in pods.
+
+use crate::prepare;
+use anyhow::{Context, Result, ensure};
+use e2e::{Step, Story};
+use lab::{Lab, TOOLS_IMAGE};
+use std::{process::Stdio, sync::Arc};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    task::JoinSet,
+    time::timeout,
+};
+
+const SESSIONS: usize = 300;
+const AT_ONCE: usize = 20;
+
+pub async fn commands_end_alike_over_every_transport(lab: Arc<Lab>) -> Result<()> {
+    let namespace = "shells";
+    prepare::namespace(&lab, namespace).await?;
+    prepare::pod(&lab, namespace, "box", "trap 'exit 0' TERM; while :; do sleep 1; done").await?;
+    let lines: String = (0..20_000).map(|number| format!("line {number}\n")).collect();
+    let exec = |rest: &str| Step::kubectl(&format!("exec -n {namespace} {rest}"));
+    // WebSocket is what kubectl takes first; SPDY is what it had before.
+    for websockets in ["true", "false"] {
+        let steps = [
+            exec("box -- true"),
+            exec("box -- false").ends_with(1),
+            exec("box -- sh -c 'echo out; echo err >&2; exit 3'").ends_with(3),
+            exec("box -- sh -c 'kill -9 $$'").ends_with(137),
+            exec("box -- sh -c 'kill -15 $$'").ends_with(143),
+            exec("-i box -- cat").input(&lines),
+            exec("-i box -- sh -c 'head -c 5; exit 7'").input("more than it reads\n").ends_with(7),
+            exec("-i box -- sh -c 'cat >&2'").input("to stderr\n"),
+            exec("box -- sh -c 'seq 1 50000; seq 1 1000 >&2'"),
+            exec("box -- sh -c 'exec >&-; exec 2>&-; sleep 0.2'"),
+            exec("box -- /absent").ends_with(1),
+            exec("-c absent box -- true").ends_with(1),
+            exec("absent -- true").ends_with(1),
+            exec("box").ends_with(1),
+        ];
+        let steps = steps.map(|step| step.env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", websockets));
+        Story::new(steps).same_both_ways(&lab).await.with_context(|| format!("with WebSockets {websockets}"))?;
+    }
+    Ok(())
+}
+
+pub async fn pods_are_run_attached_to_and_debugged_alike(lab: Arc<Lab>) -> Result<()> {
+    let namespace = "runs";
+    prepare::namespace(&lab, namespace).await?;
+    let talker = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"talker"},"spec":{"containers":[{"name":"talker",
+        "image":"lab.local/tools:1","stdin":true,"args":["sh","-c","while read line; do echo got $line; done"]}]}}"#;
+    lab.admin().stdout_with_input(&["create", "-n", namespace, "-f", "-"], talker).await?;
+    let wait = ["wait", "--for=condition=Ready", "pod/talker", "-n", namespace, "--timeout=60s"];
+    lab.admin().stdout(&wait).await?;
+    let kubectl = |line: &str| Step::kubectl(&format!("{line} -n {namespace}"));
+    let run = format!("run one --image={TOOLS_IMAGE} --restart=Never --quiet -i --rm --");
+    let before = format!("-n {namespace} {run} sh -c 'read line; echo got $line; exit");
+    Story::new([
+        Step::kubectl(&format!("{before} 0'")).input("a line\n"),
+        Step::kubectl(&format!("{before} 5'")).input("a line\n").ends_with(5),
+        kubectl("debug talker --image=lab.local/tools:1 --container=look --quiet --target=absent").ends_with(1),
+        kubectl("debug absent --image=lab.local/tools:1").ends_with(1),
+        kubectl("attach absent").ends_with(1),
+        kubectl("attach talker -c absent").ends_with(1),
+    ])
+    .same_both_ways(&lab)
+    .await?;
+    for (tool, name) in [(lab.direct(), "straight"), (lab.proxied()?, "through")] {
+        let container = format!("--container={name}");
+        let debug = ["debug", "talker", "-n", namespace, "--image", TOOLS_IMAGE, &container, "--profile=general"];
+        let said = tool.stdout(&[&debug[..], &["--", "sh", "-c", "sleep infinity"]].concat()).await?;
+        ensure!(said.is_empty(), "{said}");
+        lab::until("the debug container", prepare::SOON, || async {
+            let args = ["exec", "talker", "-n", namespace, "-c", name, "--", "echo", "here"];
+            let said = tool.stdout(&args).await?;
+            ensure!(said == "here\n", "{said}");
+            anyhow::Ok(())
+        })
+        .await?;
+        let copy = format!("copy-of-{name}");
+        let debug = ["debug", "talker", "-n", namespace, "--copy-to", &copy, "--image", TOOLS_IMAGE];
+        tool.stdout(&[&debug[..], &["--container=debugger", "--", "sleep", "infinity"]].concat()).await?;
+        let containers = ["get", "pod", &copy, "-n", namespace, "-o", "jsonpath={.spec.containers[*].name}"];
+        let containers = tool.stdout(&containers).await?;
+        ensure!(containers == "talker debugger", "{containers}");
+        let mut attach = tool.command(&["attach", "-i", "talker", "-n", namespace, "--quiet"]);
+        let mut attach = attach.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let (stdin, stdout) = (attach.stdin.as_mut(), attach.stdout.as_mut());
+        let (stdin, stdout) = (stdin.context("no stdin")?, stdout.context("no stdout")?);
+        stdin.write_all(b"x\n").await?;
+        let mut said = [0; 6];
+        timeout(prepare::SOON, stdout.read_exact(&mut said)).await.context("the pod does not answer")??;
+        ensure!(&said == b"got x\n", "{said:?}");
+    }
+    Ok(())
+}
+
+/// The first bytes after an upgrade are those that get lost where a proxy reads ahead.
+pub async fn no_byte_of_many_sessions_is_lost(lab: Arc<Lab>) -> Result<()> {
+    let namespace = "many";
+    prepare::namespace(&lab, namespace).await?;
+    prepare::pod(&lab, namespace, "box", "sleep infinity").await?;
+    let mut sessions = JoinSet::new();
+    for number in 0..SESSIONS {
+        if sessions.len() == AT_ONCE
+            && let Some(ended) = sessions.join_next().await
+        {
+            ended.context("a session's task ended early")??;
+        }
+        let kubectl = lab.proxied()?.clone();
+        sessions.spawn(async move {
+            let code = number % 3;
+            let script = format!("echo first {number}; echo second {number} >&2; exit {code}");
+            let args = ["exec", "box", "-n", namespace, "--", "sh", "-c", &script];
+            let output = kubectl.run(&args).await?;
+            ensure!(output.stdout == format!("first {number}\n"), "session {number}: {output:?}");
+            ensure!(output.stderr.starts_with(&format!("second {number}\n")), "session {number}: {output:?}");
+            ensure!(output.status.code() == i32::try_from(code).ok(), "session {number}: {output:?}");
+            anyhow::Ok(())
+        });
+    }
+    while let Some(ended) = sessions.join_next().await {
+        ended.context("a session's task ended early")??;
+    }
+    Ok(())
+}

@@ -12,6 +12,7 @@ pub mod side;
 pub mod stage;
 pub mod wire;
 
+mod forward;
 mod front;
 mod story;
 mod suite;
@@ -20,6 +21,7 @@ mod text;
 mod watch;
 
 pub use crate::{
+    forward::Forward,
     front::{Front, Protocol},
     story::{Step, Story},
     suite::{Case, Turns, run},

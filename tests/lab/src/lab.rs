@@ -20,7 +20,8 @@ use crate::{
     tokens::{self, Refresher, Token},
     wait,
 };
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
@@ -109,7 +110,7 @@ pub struct Lab {
     state: Arc<StateFile>,
     spawner: Spawner,
     // After its processes.
-    _machine: Option<Arc<Machine>>,
+    machine: Option<Arc<Machine>>,
     // Last: it is released when everything in it has ended.
     folder: folder::RunFolder,
 }
@@ -233,6 +234,38 @@ impl Lab {
     /// Every process, in the order they were started.
     pub fn processes(&self) -> &[Arc<Process>] {
         &self.processes
+    }
+
+    /// SIGKILL to every process of the containers of these pods of the lab's node.
+    ///
+    /// # Errors
+    /// In a lab without a node, and when no such container runs.
+    pub async fn kill_pods(&self, namespace: &str, selector: &str) -> Result<()> {
+        let machine = self.machine.as_ref().context("this lab has no node")?;
+        let ids = "jsonpath={.items[*].status.containerStatuses[*].containerID}";
+        let ids = self.admin.stdout(&["get", "pods", "-n", namespace, "-l", selector, "-o", ids]).await?;
+        let ids = ids.split_whitespace().filter_map(|id| id.split_once("://").map(|(_, id)| id));
+        let mut killed = 0;
+        for id in ids {
+            for pid in machine.processes(id)? {
+                killed += usize::from(kill(pid).is_ok());
+            }
+        }
+        ensure!(killed > 0, "no container of {selector} runs in {namespace}");
+        Ok(())
+    }
+
+    /// SIGKILL to every container of the lab's node, sandboxes of pods included, as when its power fails.
+    ///
+    /// # Errors
+    /// In a lab without a node.
+    pub fn kill_every_pod(&self) -> Result<()> {
+        let machine = self.machine.as_ref().context("this lab has no node")?;
+        for pid in machine.processes("kubepods")? {
+            // One that another took along is gone already.
+            drop(kill(pid));
+        }
+        Ok(())
     }
 
     /// Waits until every process is ready and a request through the agent is answered.
@@ -368,4 +401,9 @@ impl Lab {
     fn link(&self) -> Result<&Link> {
         self.link.as_ref().context("this lab was started without services")
     }
+}
+
+fn kill(pid: u32) -> Result<()> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).with_context(|| format!("{pid} is no process id"))?;
+    Ok(kill_process(pid, Signal::KILL)?)
 }

@@ -2,8 +2,8 @@
 
 use crate::prepare::{self, SOON};
 use anyhow::{Context, Result, bail, ensure};
-use e2e::Lines;
-use lab::{Lab, Tool};
+use e2e::Forward;
+use lab::Lab;
 use std::{sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -15,27 +15,6 @@ const ECHO: &str = "socat -t30 TCP-LISTEN:7000,fork,reuseaddr,backlog=256 EXEC:c
 const CONNECTIONS: usize = 100;
 const LARGE: usize = 256 << 20;
 const BLOCK: usize = 64 << 10;
-
-/// A running `kubectl port-forward` and its local port.
-struct Forward {
-    lines: Lines,
-    port: u16,
-}
-
-impl Forward {
-    async fn to(tool: &Tool, namespace: &str, pod: &str, port: u16) -> Result<Self> {
-        let (pod, port) = (format!("pod/{pod}"), format!(":{port}"));
-        let mut lines = Lines::of(tool, &["port-forward", "-n", namespace, &pod, &port, "--address=127.0.0.1"])?;
-        let said = lines.next(SOON).await?;
-        let port =
-            said.strip_prefix("Forwarding from 127.0.0.1:").and_then(|rest| rest.split(' ').next()?.parse().ok());
-        Ok(Self { port: port.with_context(|| format!("kubectl says {said:?}"))?, lines })
-    }
-
-    async fn connect(&self) -> Result<TcpStream> {
-        Ok(TcpStream::connect(("127.0.0.1", self.port)).await?)
-    }
-}
 
 /// Bytes that are not those of another connection or another place.
 fn block(connection: usize, number: usize) -> Vec<u8> {

@@ -153,7 +153,7 @@ impl Start {
             link,
             state: self.state,
             spawner: self.spawner,
-            _machine: self.machine,
+            machine: self.machine,
             folder: self.folder,
         };
         let step = lab.options.progress.step("ready", "every process, and a request through the agent");

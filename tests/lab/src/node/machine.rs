@@ -15,7 +15,7 @@ use crate::{
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::ErrorKind,
     net::Ipv4Addr,
@@ -117,6 +117,32 @@ impl Machine {
         self.spawner.run(set_up).await.context("cannot set the node up")?;
         Ok(())
     }
+}
+
+impl Machine {
+    /// The host's ids of the processes in its control groups whose path contains `part`: a container's id, or a pod's.
+    pub(crate) fn processes(&self, part: &str) -> Result<Vec<u32>> {
+        let mut pids = BTreeSet::new();
+        for hierarchy in hierarchies()? {
+            collect(&hierarchy.root.join(&self.remains.name), part, &mut pids)?;
+        }
+        Ok(pids.into_iter().collect())
+    }
+}
+
+fn collect(group: &Path, part: &str, pids: &mut BTreeSet<u32>) -> Result<()> {
+    if group.to_string_lossy().contains(part) {
+        let procs = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+        pids.extend(procs.lines().filter_map(|line| line.parse::<u32>().ok()));
+    }
+    // One that goes meanwhile has no processes any more.
+    for entry in fs::read_dir(group).into_iter().flatten() {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            collect(&entry.path(), part, pids)?;
+        }
+    }
+    Ok(())
 }
 
 impl Drop for Machine {

@@ -15,9 +15,9 @@ static VOLATILE: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r"(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d [+-]\d{4}", "<time>"),
         (r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "<uid>"),
         // The quotes of JSON within JSON have backslashes before them.
+        (r#"(resourceVersion\\*"?: ?\\*")\d+"#, "$1<version>"),
         // A command in a container has an id of its own.
         (r"\b[0-9a-f]{64}\b", "<id>"),
-        (r#"(resourceVersion\\*"?: ?\\*")\d+"#, "$1<version>"),
         // Ages, in tables and in `describe`. Their width moves what stands behind them.
         (r"(?m)(^Age: +)(\d+[smhd])+$", "$1<age>"),
         (r"(?m) {2,}((\d+[smhd])+|<unknown>)( {2,}|$)", "  <age>  "),

@@ -7,7 +7,13 @@ mod show;
 mod test;
 mod up;
 
-use crate::{lab, parts::Parts, process::send, progress::Progress, state::State};
+use crate::{
+    lab,
+    parts::{Parts, Use},
+    process::send,
+    progress::Progress,
+    state::State,
+};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use rustix::process::Signal;
@@ -143,12 +149,14 @@ fn kubeconfig(direct: bool) -> Result<PathBuf> {
 }
 
 async fn parts() -> Result<()> {
-    let parts = Parts::all(&Progress::detect()).await?;
+    let progress = Progress::detect();
+    let parts = Parts::of(&[Use::Lab, Use::Tests], &progress).await?;
+    let of_node = Parts::of(&[Use::Node], &progress).await;
     println!("{:<26} {:<10} {:<20} FILE", "PART", "VERSION", "FROM");
-    for found in parts.iter() {
+    for found in parts.iter().chain(of_node.iter().flat_map(Parts::iter)) {
         println!("{:<26} {:<10} {:<20} {}", found.binary, found.version, found.source, found.path.display());
     }
-    Ok(())
+    of_node.map(drop).context("not every part of a node is at hand")
 }
 
 /// Runs a program in a group of its own, and passes on to all of it what asks this one to stop.

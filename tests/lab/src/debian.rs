@@ -22,9 +22,15 @@ pub(crate) async fn install(packages: &[&str]) -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         bail!("these Debian packages are missing: {}. As root: {by_hand}", missing.join(", "));
     }
-    apt(&["update"]).await?;
-    apt(&[&["install", "--yes", "--no-install-recommends"], missing.as_slice()].concat())
+    let install = [&["install", "--yes", "--no-install-recommends"], missing.as_slice()].concat();
+    if apt(&install).await.is_ok() {
+        return Ok(());
+    }
+    // The lists are missing or old. A source of the user's that does not answer is no reason to give up.
+    let updated = apt(&["update"]).await;
+    apt(&install)
         .await
+        .map_err(|error| updated.err().unwrap_or(error))
         .with_context(|| format!("cannot install Debian packages; by hand: {by_hand}"))
 }
 
@@ -37,7 +43,8 @@ async fn missing<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>> {
             .stdin(Stdio::null())
             .kill_on_drop(true);
         let output = command.output().await.context("cannot run dpkg-query")?;
-        if output.stdout != b"installed" {
+        // Once for each architecture.
+        if !output.stdout.starts_with(b"installed") {
             missing.push(*package);
         }
     }
@@ -46,9 +53,9 @@ async fn missing<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>> {
 
 async fn apt(args: &[&str]) -> Result<()> {
     let mut command = Command::new("apt-get");
-    // Another apt on this machine is waited for.
+    // Another apt on this machine is waited for. One that is killed half-way leaves packages broken, so it goes on when this ends.
     command.args(["--quiet", "--option", "DPkg::Lock::Timeout=300"]).args(args);
-    command.env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null()).kill_on_drop(true);
+    command.env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
     let output = command.output().await.context("cannot run apt-get")?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);

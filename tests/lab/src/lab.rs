@@ -67,7 +67,8 @@ pub struct Options {
     pub control_plane_env: BTreeMap<String, String>,
     /// The one run that `cargo lab` commands speak of, instead of one of its own.
     pub current: bool,
-    /// gRPC address of an OpenTelemetry collector that the API server sends spans of every request to.
+    /// gRPC address of an OpenTelemetry collector that the API server sends spans of every request to. With a node, 127.0.0.1 is the
+    /// node's own.
     pub api_server_traces: Option<SocketAddr>,
     /// For figures: the services in the profile that ships (unless they are built already), and the parts that only benches need.
     pub bench: bool,
@@ -98,10 +99,11 @@ impl Default for Options {
 pub struct Lab {
     options: Options,
     parts: Parts,
+    // Before the processes, which it would start again.
+    _keeper: Keeper,
     processes: Processes,
     tokens: Vec<Token>,
     _refresher: Option<Refresher>,
-    _keeper: Keeper,
     admin: Tool,
     direct: Tool,
     direct_helm: Tool,
@@ -220,7 +222,8 @@ impl Lab {
     }
 
     /// A process by its name: `etcd`, `kube-apiserver`, `kube-controller-manager`, `nats-server`, `control-plane`, a service, or
-    /// `SERVICE-1`, `SERVICE-2`, … for its further replicas.
+    /// `SERVICE-1`, `SERVICE-2`, … for its further replicas. With a node, `kubelet`, `containerd` and the
+    /// others of it instead of the agent's services.
     ///
     /// # Errors
     /// When there is none of that name; the message has the names there are.
@@ -293,7 +296,7 @@ impl Lab {
         tokens::renew(&self.tokens, &self.admin).await
     }
 
-    /// `https://127.0.0.1:PORT` of the control plane.
+    /// `https://ADDRESS:PORT` of the control plane.
     ///
     /// # Errors
     /// In a lab without services.

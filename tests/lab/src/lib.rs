@@ -8,8 +8,8 @@
 //!        ▲───────────── link ──────────── workload: one process per container, started as a kubelet would
 //! ```
 //!
-//! There is no node: the lab plays kubelet (env, volumes, tokens), DNS and kube-proxy (Service names become local ports). So what runs
-//! is what the chart renders, and nothing about a service is configured here. [`Lab`] is what tests and benches use; `cargo lab` is
+//! Without a node, the lab plays kubelet (env, volumes, tokens), DNS and kube-proxy (Service names become local ports). So what runs
+//! is what the chart renders, and nothing about a service is configured here. With one ([`Options::node`]) the chart's pods run as they are. [`Lab`] is what tests and benches use; `cargo lab` is
 //! [`cli`] over it. The lab knows the services only by their charts, binaries and HTTP endpoints.
 
 mod certificates;

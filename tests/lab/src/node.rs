@@ -39,8 +39,9 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Sees to the programs that are not parts.
+    /// Looks whether there can be a node here, and sees to the programs that are not parts.
     pub(crate) async fn require() -> Result<()> {
+        Machine::check()?;
         debian::install(&PACKAGES).await.context("a node needs programs of Debian packages")
     }
 
@@ -88,11 +89,11 @@ impl Node {
     /// Adds what a cluster has besides Kubernetes, and waits until the node takes pods.
     pub(crate) async fn join(&self, admin: &Tool) -> Result<()> {
         admin.stdout_with_input(&["apply", "-f", "-"], ADDONS).await.context("cannot install the cluster's add-ons")?;
-        let ready = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
+        let ready = r#"jsonpath={.status.conditions[?(@.type=="Ready")]['status', 'message']}"#;
         let node = ["get", "node", NODE, "-o", ready];
         wait::until("the node to be ready", READY_WITHIN, || async {
             let status = admin.stdout(&node).await?;
-            ensure!(status == "True", "Ready is {status:?}");
+            ensure!(status.starts_with("True"), "Ready is {status:?}");
             anyhow::Ok(())
         })
         .await

@@ -30,7 +30,7 @@ use version::Fit;
 
 pub use table::PARTS;
 
-/// Something the lab needs, one Go module each.
+/// Something the lab needs, of one Go module.
 #[derive(Debug)]
 pub struct Part {
     /// Its name.
@@ -98,18 +98,10 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Finds or builds every part.
-    ///
-    /// # Errors
-    /// When a part is neither found nor can be built; the message ends with what its build said.
-    pub async fn all(progress: &Progress) -> Result<Self> {
-        Self::chosen(|_| true, progress).await
-    }
-
     /// Finds or builds the parts that these need.
     ///
     /// # Errors
-    /// As [`Parts::all`].
+    /// When a part is neither found nor can be built; the message ends with what its build said.
     pub async fn of(users: &[Use], progress: &Progress) -> Result<Self> {
         Self::chosen(|part| users.contains(&part.of), progress).await
     }
@@ -117,7 +109,7 @@ impl Parts {
     /// Finds or builds one part.
     ///
     /// # Errors
-    /// As [`Parts::all`].
+    /// As [`Parts::of`].
     pub async fn only(name: &str, progress: &Progress) -> Result<Self> {
         Self::chosen(|part| part.name == name, progress).await
     }

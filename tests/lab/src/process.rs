@@ -21,7 +21,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// A killed process is gone by then, whatever it was doing.
@@ -144,7 +144,7 @@ impl Process {
         self.signal(Signal::CONT)
     }
 
-    /// Sends it SIGTERM and returns at once, for tests of what it does while it ends.
+    /// Sends it SIGTERM and returns at once, for tests of what it does while it ends. What a [`Keeper`] keeps comes back then.
     ///
     /// # Errors
     /// When it does not run.
@@ -339,9 +339,13 @@ impl Drop for Process {
         if let Some(child) = child
             && let Some(pid) = running(child)
         {
-            // What fails here is left to the kernel, which ends it with the thread that started it.
+            // What fails here is left to the kernel, which ends it with the thread that started it. Process 1 of a node waits for all
+            // others of the node, so this wait has an end, too.
             drop(send(pid, Signal::KILL));
-            drop(child.wait());
+            let deadline = Instant::now() + DEAD_WITHIN;
+            while matches!(child.try_wait(), Ok(None)) && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(2));
+            }
         }
     }
 }

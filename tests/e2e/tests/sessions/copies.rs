@@ -65,9 +65,9 @@ pub async fn a_gibibyte_is_copied_both_ways(lab: Arc<Lab>) -> Result<()> {
         move || hash(&back)
     })
     .await??;
-    ensure!(got == sent, "sent {sent}, back {got}");
     for file in [there, back] {
         std::fs::remove_file(file)?;
     }
+    ensure!(got == sent, "sent {sent}, back {got}");
     Ok(())
 }

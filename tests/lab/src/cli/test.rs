@@ -5,7 +5,7 @@ mod count;
 use super::{checks, run_group};
 use crate::{
     folders,
-    parts::Parts,
+    parts::{Parts, Use},
     progress::{Progress, Step},
     services::{BUILT, Profile, Services},
 };
@@ -22,7 +22,11 @@ use std::{
 pub(super) async fn run(filter: Option<String>) -> Result<ExitCode> {
     let progress = Progress::detect();
     // The benches' parts too: a test runs each bench in small.
-    let parts = Parts::all(&progress).await?;
+    let parts = Parts::of(&[Use::Lab, Use::Tests], &progress).await?;
+    // Those of a node need more than the others, and most tests need no node.
+    if let Err(error) = Parts::of(&[Use::Node], &progress).await {
+        eprintln!("tests that need a node will fail: {error:#}");
+    }
     let (mut passed, mut failed) = (0, 0);
     for check in
         checks::ALL.into_iter().filter(|check| filter.as_ref().is_none_or(|filter| check.contains(filter.as_str())))

@@ -153,8 +153,7 @@ async fn forget_old(base: &Path) -> Result<()> {
     over.sort();
     for (at, (_, folder)) in over.iter().rev().enumerate() {
         // Another test binary may be at the same; what stays is looked at next time.
-        drop(clean_up(folder).await);
-        if at >= KEPT {
+        if clean_up(folder).await.is_ok() && at >= KEPT {
             drop(fs::remove_dir_all(folder));
         }
     }

@@ -121,7 +121,9 @@ impl Start {
 
     async fn everything(mut self, services: Option<Services>) -> Result<Lab> {
         let api = self.cluster(services.as_ref()).await?;
-        let keeper = Keeper::start(&self.processes)?;
+        // Not process 1 of a node: nothing can be started in its place.
+        let kept = self.processes.iter().filter(|process| process.name() != Machine::INIT);
+        let keeper = Keeper::start(kept)?;
         let (place, existing) = (self.options.place(), self.options.kubeconfig.is_some());
         if existing && services.is_some() {
             let helm = self.tool("helm", api.admin.kubeconfig())?;
@@ -205,7 +207,7 @@ impl Start {
     /// A cluster with a node, in a machine of its own.
     async fn with_node(&mut self, services: Option<&Services>) -> Result<Api> {
         let step = self.options.progress.step("node", "a machine of its own");
-        let machine = Arc::new(Machine::plan(&self.folder.path().join("node"))?);
+        let machine = Arc::new(Machine::plan(&self.folder.path().join("node"), &self.folder.logs().join("pods"))?);
         self.machine = Some(Arc::clone(&machine));
         self.state.change(|state| state.node = Some(machine.remains.clone()))?;
         let init = self.start_by(&machine.spawner, machine.init()).await?;
@@ -323,7 +325,10 @@ impl Start {
         let step = self.options.progress.step("agent", "pods");
         let namespace = self.options.place().namespace;
         let wait = ["wait", "--for=condition=Available", "deployments", "--all", "-n", namespace, "--timeout=90s"];
-        api.admin.stdout(&wait).await.context("the agent's pods do not get ready")?;
+        if let Err(error) = api.admin.stdout(&wait).await {
+            let pods = api.admin.stdout(&["get", "pods", "-o", "wide", "-n", namespace]).await.unwrap_or_default();
+            return Err(error.context(format!("the agent's pods do not get ready:\n{pods}")));
+        }
         step.done("are ready");
         Ok(Vec::new())
     }

@@ -24,10 +24,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Addresses of links, four for each: what is in no namespace of the lab is none of them.
+/// Addresses of links, four for each. A machine that has a network of its own there cannot reach it while a node is up.
 const LINKS: Ipv4Addr = Ipv4Addr::new(10, 201, 0, 0);
-/// The name of the node's first process.
-const INIT: &str = "node";
 const SET_UP: &str = include_str!("setup.sh");
 const GONE_WITHIN: Duration = Duration::from_secs(20);
 const DROPPED_WITHIN: Duration = Duration::from_secs(5);
@@ -43,8 +41,9 @@ pub(crate) struct Machine {
     pub(crate) address: Ipv4Addr,
     /// The host's end of the link.
     pub(crate) gateway: Ipv4Addr,
-    /// Its files: disk images of containers, volumes, logs of pods.
+    /// Its files: disk images of containers and volumes.
     pub(crate) folder: PathBuf,
+    logs: PathBuf,
     pub(crate) remains: Remains,
 }
 
@@ -57,30 +56,52 @@ pub(crate) struct Remains {
 }
 
 impl Machine {
-    /// Looks whether there can be one here, and chooses its addresses. Nothing is made yet but namespaces.
-    pub(crate) fn plan(folder: &Path) -> Result<Self> {
-        ensure!(rustix::process::geteuid().is_root(), "a node needs root: namespaces, mounts and containers");
-        ensure!(!hierarchies()?.is_empty(), "a node needs cgroups, and none is mounted under /sys/fs/cgroup");
+    /// The name of its first process.
+    pub(crate) const INIT: &str = "node";
+
+    /// Looks whether there can be one on this machine.
+    pub(crate) fn check() -> Result<()> {
+        ensure!(
+            rustix::process::geteuid().is_root(),
+            "a node needs root, for namespaces, mounts and containers: run it as root, in a container with all privileges"
+        );
+        ensure!(
+            !hierarchies()?.is_empty(),
+            "a node needs cgroups, and none is mounted under /sys/fs/cgroup: mount them, or run it where they are"
+        );
+        Ok(())
+    }
+
+    /// Chooses its addresses. `folder` is for its files, `logs` for its pods' logs. Nothing is made yet but namespaces.
+    pub(crate) fn plan(folder: &Path, logs: &Path) -> Result<Self> {
         if let Some(covered) = COVERED.into_iter().find(|covered| folder.starts_with(covered)) {
             bail!("{} is under {covered}, which a node has of its own: set XDG_STATE_HOME", folder.display());
         }
-        let [port] = ports::free()?;
+        // The port is nobody else's, but a run that crashed may have left something under the name.
+        let mut name = String::new();
+        let mut port = 0;
+        while name.is_empty() || is_taken(&name)? {
+            [port] = ports::free()?;
+            name = format!("lab-{port}");
+        }
         let first = u32::from(LINKS) + 4 * u32::from(port - ports::FIRST);
         Ok(Self {
             spawner: Spawner::in_namespaces().context("a node needs namespaces of its own")?,
             address: Ipv4Addr::from(first + 2),
             gateway: Ipv4Addr::from(first + 1),
             folder: folder.to_owned(),
-            remains: Remains { name: format!("lab-{port}"), folder: folder.to_owned() },
+            logs: logs.to_owned(),
+            remains: Remains { name, folder: folder.to_owned() },
         })
     }
 
     /// Its first process. It has nothing to do but to be there, and to let orphans go.
     pub(crate) fn init(&self) -> Spec {
         Spec {
-            name: INIT.to_owned(),
-            binary: "/bin/sh".into(),
-            args: vec!["-c".to_owned(), "trap '' CHLD; exec sleep infinity".to_owned()],
+            name: Self::INIT.to_owned(),
+            binary: "/usr/bin/env".into(),
+            // What ignores its children's ends does not have to wait for them.
+            args: ["--ignore-signal=CHLD", "sleep", "infinity"].map(str::to_owned).to_vec(),
             env: BTreeMap::new(),
             folder: "/".into(),
             health: Health::Running,
@@ -95,7 +116,9 @@ impl Machine {
 
     /// Makes mounts, network and cgroups. `init` is the host's id of the first process.
     pub(crate) async fn set_up(&self, init: u32) -> Result<()> {
-        fs::create_dir_all(&self.folder).with_context(|| format!("cannot create {}", self.folder.display()))?;
+        for folder in [&self.folder, &self.logs] {
+            fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        }
         for hierarchy in hierarchies()? {
             hierarchy.create(&self.remains.name)?;
         }
@@ -112,6 +135,7 @@ impl Machine {
         set_up
             .args(["-euc", SET_UP])
             .env("FOLDER", &self.folder)
+            .env("LOGS", &self.logs)
             .env("ADDRESS", self.address.to_string())
             .env("GATEWAY", gateway.to_string());
         self.spawner.run(set_up).await.context("cannot set the node up")?;
@@ -179,6 +203,12 @@ impl Remains {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether there is a control group or a link of that name.
+fn is_taken(name: &str) -> Result<bool> {
+    let link = Path::new("/sys/class/net").join(name).exists();
+    Ok(link || hierarchies()?.iter().any(|hierarchy| hierarchy.root.join(name).exists()))
 }
 
 /// A mounted hierarchy of control groups: one per controller in version 1, one for all in version 2.

@@ -1,6 +1,6 @@
 # Makes the lab's node a machine of its own. Run by sh -eu as root in new mount, network and process namespaces; nothing here reaches
 # outside them, and all of it goes with them.
-# In: FOLDER (the node's files), ADDRESS and GATEWAY (both ends of the link `uplink`, a /30).
+# In: FOLDER (the node's files), LOGS (those of its pods), ADDRESS and GATEWAY (both ends of the link `uplink`, a /30).
 
 mount --make-rprivate /
 # What the kubelet mounts has to be seen by containerd, and what a container's runtime mounts by the kubelet.
@@ -25,10 +25,12 @@ SYSCTLS
 for folder in /run /var/lib /var/log; do
     mount -t tmpfs tmpfs "$folder"
 done
-for name in lib/kubelet lib/containerd log; do
-    mkdir -p "/var/$name" "$FOLDER/var/$name"
-    mount --bind "$FOLDER/var/$name" "/var/$name"
+for name in kubelet containerd; do
+    mkdir -p "/var/lib/$name" "$FOLDER/$name"
+    mount --bind "$FOLDER/$name" "/var/lib/$name"
 done
+mkdir /var/log/pods
+mount --bind "$LOGS" /var/log/pods
 
 ip link set lo up
 ip address add "$ADDRESS/30" dev uplink

@@ -12,7 +12,19 @@ use std::{
 };
 use tokio::sync::oneshot;
 
-type Reply = oneshot::Sender<std::io::Result<Child>>;
+type Reply = oneshot::Sender<std::io::Result<Unclaimed>>;
+
+/// A child on its way to who asked for it. When nobody waits for it any more, it would run unknown to all.
+struct Unclaimed(Option<Child>);
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            drop(child.kill());
+            drop(child.wait());
+        }
+    }
+}
 
 /// The thread that starts every process of a lab.
 ///
@@ -65,11 +77,7 @@ impl Spawner {
                     return;
                 }
                 for (mut command, reply) in queue {
-                    if let Err(Ok(mut orphan)) = reply.send(command.spawn()) {
-                        // Nobody waits for it any more: it would run unknown to all.
-                        drop(orphan.kill());
-                        drop(orphan.wait());
-                    }
+                    drop(reply.send(command.spawn().map(|child| Unclaimed(Some(child)))));
                 }
             })
             .context("cannot start the thread that starts processes")?;
@@ -125,6 +133,7 @@ impl Spawner {
             .await
             .context("handing the process over ended early")?;
         anyhow::ensure!(taken, "the thread that starts processes is gone");
-        Ok(answer.await.context("the thread that starts processes is gone")??)
+        let mut started = answer.await.context("the thread that starts processes is gone")??;
+        started.0.take().context("a process was claimed twice")
     }
 }

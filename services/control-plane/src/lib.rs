@@ -22,6 +22,7 @@ mod rest;
 mod revocable;
 mod route;
 mod service;
+mod session;
 mod stay;
 mod store;
 mod tls;

@@ -34,6 +34,7 @@ use crate::metrics::Metrics;
 use crate::proxy::RequestBody;
 use crate::reply;
 use crate::route::{Router, Upgrade};
+use crate::session::FAREWELL;
 use crate::stay::{Stay, StayLimits};
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -67,7 +68,7 @@ pub struct Listener {
     pub max_connections: usize,
     pub stay: StayLimits,
     pub stop: CancellationToken,
-    /// Ends what is left, at once.
+    /// Ends what is left, but for the last words of sessions at once.
     pub cut: CancellationToken,
     pub tasks: TaskTracker,
 }
@@ -112,7 +113,7 @@ impl Listener {
                             tracing::debug!(%error, "connection failed");
                         }
                     }
-                    () = this.cut.cancelled() => {}
+                    () = this.told_to_end() => {}
                 }
                 drop(place);
             });
@@ -141,6 +142,12 @@ impl Listener {
         Ok(())
     }
 
+    /// Sessions that are cut have something to say yet.
+    async fn told_to_end(&self) {
+        self.cut.cancelled().await;
+        sleep(FAREWELL).await;
+    }
+
     async fn http1(&self, stream: Stream) {
         let slot = UpgradeSlot::new();
         let (stay, stop) = (Stay::begin(self.stay), self.stop.child_token());
@@ -156,14 +163,7 @@ impl Listener {
             () = Box::pin(stay.overstayed(&stop)) => return,
         };
         match served {
-            Ok(Some((client, Upgrade::Session(cluster, token)))) => {
-                let session = Box::pin(duplex::relay(client, cluster, |_| {}));
-                match token.revoked().run_until_cancelled(session).await {
-                    Some(Ok(())) => {}
-                    Some(Err(error)) => tracing::debug!(%error, "session broke"),
-                    None => tracing::info!(token = token.id, "session ended: its token was revoked"),
-                }
-            }
+            Ok(Some((client, Upgrade::Session(session)))) => Box::pin(session.run(client, &self.cut)).await,
             Ok(Some((client, Upgrade::Agent(token)))) => Box::pin(self.link(client, &token)).await,
             Ok(None) => {}
             Err(error) => tracing::debug!(%error, "HTTP/1.1 connection failed"),

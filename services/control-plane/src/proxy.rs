@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use exchange::{Incoming, Pool, PoolError, PoolLimits, Reply, Upgraded};
+use exchange::{Incoming, Pool, PoolError, PoolLimits, Reply};
 use http::header::{self, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Request, Response, Uri};
@@ -19,6 +19,7 @@ use crate::auth::TokenRecord;
 use crate::clusters::{AgentLink, Clusters};
 use crate::reply::{ResponseBody, Watch};
 use crate::revocable::Revocable;
+use crate::session::Session;
 
 /// A user's request body: over HTTP/1.1, or over HTTP/2.
 pub type RequestBody = Either<Incoming, hyper::body::Incoming>;
@@ -68,13 +69,13 @@ impl Trace {
 }
 
 impl Proxy {
-    /// Answers `request` from the cluster. For a session, `upgraded` is given the cluster's side of it.
+    /// Answers `request` from the cluster. `upgraded` is given what a session goes on with.
     pub async fn forward(
         &self,
         request: Request<RequestBody>,
         token: &Arc<TokenRecord>,
         mut watch: Watch,
-        upgraded: impl FnOnce(Upgraded<MuxStream>),
+        upgraded: impl FnOnce(Session),
     ) -> Response<ResponseBody> {
         let parent = TraceParent::from_headers(request.headers());
         let mut span = self.tracer.start("control-plane.request", SpanKind::Server, parent.as_ref());
@@ -91,8 +92,9 @@ impl Proxy {
                 hop::strip_hop_by_hop(response.headers_mut());
                 watch.proxied(response.map(|body| Revocable::new(body, Arc::clone(token))))
             }
-            Ok(Reply::Upgraded(response, stream)) => {
-                upgraded(stream);
+            Ok(Reply::Upgraded(response, cluster)) => {
+                let websocket = hop::upgrades_to_websocket(response.headers());
+                upgraded(Session { cluster, token: Arc::clone(token), websocket });
                 watch.ours(response.map(|()| axum::body::Body::empty()))
             }
             Err(status) => watch.status(&status, uri.path()),

@@ -3,9 +3,8 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use exchange::{UpgradeSlot, Upgraded};
+use exchange::UpgradeSlot;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use mux::MuxStream;
 use protocol::{Status, endpoint, hop};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tower::ServiceExt as _;
@@ -14,13 +13,14 @@ use crate::auth::{Grant, TokenRecord, Tokens};
 use crate::metrics::Metrics;
 use crate::proxy::{Proxy, RequestBody, Target};
 use crate::reply::{ResponseBody, Watch};
+use crate::session::Session;
 use crate::stay::Stay;
 
 /// What a connection becomes after a 101.
 #[derive(Debug)]
 pub enum Upgrade {
-    /// A user's session: its other half, and the token it ends with.
-    Session(Upgraded<MuxStream>, Arc<TokenRecord>),
+    /// A user's session.
+    Session(Session),
     /// An agent's link.
     Agent(Arc<TokenRecord>),
 }
@@ -64,9 +64,9 @@ impl Router {
         if slot.is_none() && hop::upgrade_type(request.headers()).is_some() {
             return watch.status(&Status::bad_request("an upgrade needs HTTP/1.1"), request.uri().path());
         }
-        let upgraded = |stream| {
+        let upgraded = |session| {
             if let Some(slot) = slot {
-                slot.put(Upgrade::Session(stream, Arc::clone(&token)));
+                slot.put(Upgrade::Session(session));
             }
         };
         self.proxy.forward(request, &token, watch, upgraded).await
@@ -86,7 +86,7 @@ impl Router {
         let is = |name, expected: &[u8]| {
             headers.get(name).is_some_and(|value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(expected))
         };
-        let websocket = hop::upgrade_type(headers).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"websocket"))
+        let websocket = hop::upgrades_to_websocket(headers)
             && request.method() == Method::GET
             && is(header::SEC_WEBSOCKET_VERSION, b"13");
         let (true, Some(slot), Some(key)) = (websocket, slot, headers.get(header::SEC_WEBSOCKET_KEY)) else {

@@ -44,6 +44,9 @@ impl TokenFile {
         let mut value = HeaderValue::try_from(format!("Bearer {}", text.trim()))
             .map_err(|_| CredentialError::Token { path: self.path.clone() })?;
         value.set_sensitive(true);
+        if current.as_ref().is_some_and(|(_, before)| *before != value) {
+            tracing::info!("the ServiceAccount token was replaced; requests carry the new one from now on");
+        }
         *current = Some((Instant::now(), value.clone()));
         Ok(value)
     }

@@ -31,3 +31,13 @@ pub trait Duplex: AsyncWrite + Unpin {
     /// cannot tell stays pending.
     fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<io::Error>;
 }
+
+impl<T: Duplex> Duplex for &mut T {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+        (**self).poll_chunk(cx)
+    }
+
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        (**self).poll_reset(cx)
+    }
+}

@@ -51,6 +51,11 @@ pub fn upgrade_type(headers: &HeaderMap) -> Option<HeaderValue> {
     connection_tokens(headers).any(|token| token.eq_ignore_ascii_case(b"upgrade")).then(|| value.clone())
 }
 
+/// Whether the message asks to switch to WebSocket, or says that it does.
+pub fn upgrades_to_websocket(headers: &HeaderMap) -> bool {
+    upgrade_type(headers).is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
+
 /// Makes a request's headers fit for the next hop: hop-by-hop headers go, except an upgrade and the wish for trailers,
 /// which this hop passes on. True if the request asks for an upgrade; one with a body is served without, as a server
 /// may.

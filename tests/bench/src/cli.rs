@@ -1,9 +1,6 @@
 //! `cargo lab bench NAME`.
 
-use crate::{
-    proxy::{self, Row},
-    report::Report,
-};
+use crate::{kubectl, proxy, report::Report};
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use std::{path::PathBuf, process::ExitCode};
@@ -23,13 +20,21 @@ enum Bench {
     Proxy {
         /// Only this row; may be given several times
         #[arg(long, value_name = "ROW")]
-        only: Vec<Row>,
+        only: Vec<proxy::Row>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Sessions with pods of a node (exec, port-forward, logs) and large lists: direct, and through the agent as pods. Needs root
+    Kubectl {
+        /// Only this row; may be given several times
+        #[arg(long, value_name = "ROW")]
+        only: Vec<kubectl::Row>,
         #[command(flatten)]
         common: Common,
     },
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 struct Common {
     /// Two short repeats instead of three long ones
     #[arg(long)]
@@ -63,13 +68,27 @@ pub fn main() -> ExitCode {
 async fn run(cli: Cli) -> Result<ExitCode> {
     let mut interrupted = signal(SignalKind::interrupt()).context("cannot wait for Ctrl-C")?;
     let mut terminated = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-    let Bench::Proxy { only, common } = cli.bench;
-    let scale = if common.quick { proxy::Scale::quick() } else { proxy::Scale::full() };
-    let options = proxy::Options { only, scale, progress: lab::Progress::detect() };
-    let mut report = Report::new("proxy");
+    let progress = lab::Progress::detect();
+    let (name, common) = match &cli.bench {
+        Bench::Proxy { common, .. } => ("proxy", common.clone()),
+        Bench::Kubectl { common, .. } => ("kubectl", common.clone()),
+    };
+    let mut report = Report::new(name);
+    let bench = async {
+        match cli.bench {
+            Bench::Proxy { only, common } => {
+                let scale = if common.quick { proxy::Scale::quick() } else { proxy::Scale::full() };
+                proxy::run(proxy::Options { only, scale, progress }, &mut report).await
+            }
+            Bench::Kubectl { only, common } => {
+                let scale = if common.quick { kubectl::Scale::quick() } else { kubectl::Scale::full() };
+                kubectl::run(kubectl::Options { only, scale, progress }, &mut report).await
+            }
+        }
+    };
     // Dropped half-way, it ends everything it has started.
     let ended = tokio::select! {
-        ended = proxy::run(options, &mut report) => ended.map(|()| ExitCode::SUCCESS),
+        ended = bench => ended.map(|()| ExitCode::SUCCESS),
         _ = interrupted.recv() => Ok(stopped()),
         _ = terminated.recv() => Ok(stopped()),
     };

@@ -3,9 +3,9 @@
 mod body;
 mod dial;
 
-pub(crate) use self::dial::{Route, Target, Tls};
+pub(crate) use self::dial::{Route, Stream, Target, Tls};
 
-use self::{body::Framing, dial::Stream};
+use self::body::Framing;
 use anyhow::{Context, Result, bail};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -1,7 +1,7 @@
 //! Figures, always beside the direct path and the peers in the same run.
 //!
 //! ```text
-//!   cli ─► a bench (proxy, …) ─► subjects × rows ─► Report: median and spread ─► table, JSON
+//!   cli ─► a bench (proxy, kubectl) ─► subjects × rows ─► Report: median and spread ─► table, JSON
 //!                                    │
 //!                       load: closed loop, fixed rate, bodies, watches
 //!                                    │
@@ -14,14 +14,18 @@
 mod backend;
 mod cli;
 mod client;
+pub mod kubectl;
 mod load;
+mod objects;
 mod peers;
-mod proxy;
+pub mod proxy;
 mod report;
+mod turns;
 mod usage;
+mod watches;
+mod ways;
 
 pub use crate::{
     cli::main,
-    proxy::{Options, Scale, run as proxy},
     report::{Record, Report},
 };

@@ -6,14 +6,19 @@ mod idle;
 mod measure;
 mod rows;
 mod subjects;
-mod watches;
 
 pub use self::rows::Row;
 
-use self::{fixtures::Fixtures, measure::Servers, rows::METRICS, subjects::Subjects};
+use self::{
+    fixtures::Fixtures,
+    measure::Servers,
+    rows::METRICS,
+    subjects::{Subject, Subjects},
+};
 use crate::{
     backend::Backend,
     report::{Report, Shown},
+    turns::Turns,
 };
 use anyhow::{Context, Result};
 use lab::{Lab, Progress};
@@ -98,6 +103,7 @@ async fn in_lab(lab: &Lab, options: &Options, report: &mut Report) -> Result<()>
     step.done("made");
 
     println!("{}", preamble(scale));
+    let turns = Turns { repeats: scale.repeats, limit: STUCK_AFTER + scale.window, progress: &options.progress };
     for row in rows {
         let bodies = row.is_bodies();
         if bodies {
@@ -105,7 +111,15 @@ async fn in_lab(lab: &Lab, options: &Options, report: &mut Report) -> Result<()>
         }
         match row {
             Row::Idle => idle::after(lab, &subjects, report)?,
-            row => repeats(row, lab, &subjects, &fixtures, options, report).await?,
+            row => {
+                let servers = Servers::of(lab)?;
+                let of: Vec<_> = subjects.all().iter().map(|subject| (subject.name, subject)).collect();
+                let load = async |subject: &&Subject, report: &mut Report| {
+                    row.run(subject, &servers, &fixtures, scale, report).await
+                };
+                turns.run(row.name(), &of, report, load).await;
+                measure::added(row, subjects.all(), report);
+            }
         }
         if bodies {
             subjects.send_bodies_to_api_server().await.context("cannot point the executor back")?;
@@ -115,44 +129,7 @@ async fn in_lab(lab: &Lab, options: &Options, report: &mut Report) -> Result<()>
     Ok(())
 }
 
-/// A row, with every subject in turn.
-async fn repeats(
-    row: Row,
-    lab: &Lab,
-    subjects: &Subjects,
-    fixtures: &Fixtures,
-    options: &Options,
-    report: &mut Report,
-) -> Result<()> {
-    let scale = options.scale;
-    let servers = Servers::of(lab)?;
-    let step = options.progress.step(row.name(), "runs");
-    let mut failed = 0;
-    for repeat in 0..scale.repeats {
-        // Another one begins each time, so that none always follows the same.
-        let (later, first) = subjects.all().split_at(repeat % subjects.all().len());
-        for subject in first.iter().chain(later) {
-            step.at(&format!("{}, {} of {}", subject.name, repeat + 1, scale.repeats));
-            let run = row.run(subject, &servers, fixtures, scale, report);
-            let done = tokio::time::timeout(STUCK_AFTER + scale.window, run).await;
-            if let Err(error) = done.context("it is stuck").and_then(|done| done) {
-                failed += 1;
-                report.fail(row.name(), subject.name, &error);
-            }
-        }
-        measure::added(row, subjects.all(), report);
-    }
-    match failed {
-        0 => step.done("measured"),
-        _ => step.failed(&format!("{failed} loads failed")),
-    }
-    Ok(())
-}
-
 fn preamble(scale: Scale) -> String {
-    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let load = load.split_whitespace().next().unwrap_or("not known").to_owned();
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
     format!(
         "\n{} repeats of {:?}, all subjects in turn. A figure is the median; ± is half the range.\n\
          direct        the client's TLS ends at the API server\n\
@@ -161,8 +138,10 @@ fn preamble(scale: Scale) -> String {
          chisel        TLS (and SSH in it) between server and client; the client's TLS ends at the API server\n\
          Bodies go to a plain HTTP backend: there the client's front leg has TLS with pipeops alone.\n\
          cpu-us/request counts the hops of a subject, without API server, etcd and client.\n\
-         {cores} cores; the load before the first row was {load}.",
-        scale.repeats, scale.window
+         {}",
+        scale.repeats,
+        scale.window,
+        crate::report::machine()
     )
 }
 

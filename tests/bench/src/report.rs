@@ -147,9 +147,17 @@ impl Series {
 fn unit(metric: &'static str) -> &'static str {
     match metric.rsplit_once('-') {
         Some((_, unit)) => unit.strip_suffix("/request").unwrap_or(unit),
-        None if metric.starts_with("MB") || metric == "KiB" => metric,
+        None if metric.starts_with("MB") || metric == "KiB" || metric == "ms" => metric,
         None => "1/s",
     }
+}
+
+/// What the figures come from.
+pub(crate) fn machine() -> String {
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split_whitespace().next().unwrap_or("not known").to_owned();
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    format!("{cores} cores; the load before the first row was {load}.")
 }
 
 #[cfg(test)]
@@ -172,7 +180,7 @@ mod tests {
 
     #[test]
     fn a_metric_s_name_ends_with_its_unit() {
-        let units = ["MB/s", "KiB", "cpu-us/request", "rss-MiB", "cpu-s/GB", "events/s"].map(unit);
-        assert_eq!(units, ["MB/s", "KiB", "us", "MiB", "s/GB", "1/s"]);
+        let units = ["MB/s", "KiB", "ms", "cpu-us/request", "rss-MiB", "cpu-s/GB", "events/s", "stdin-MB/s"].map(unit);
+        assert_eq!(units, ["MB/s", "KiB", "ms", "us", "MiB", "s/GB", "1/s", "MB/s"]);
     }
 }

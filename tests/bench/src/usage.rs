@@ -3,7 +3,16 @@
 use anyhow::Result;
 use lab::Process;
 use rustix::time::{ClockId, clock_gettime};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// Memory counts as settled when it has changed by less than this part.
+const SETTLED: f64 = 0.005;
+const SETTLED_WITHIN: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+const LOOKS_ALIKE: u32 = 4;
 
 /// A process as it is called in the figures.
 #[derive(Clone, Debug)]
@@ -23,9 +32,41 @@ impl Named {
     }
 }
 
+/// What has used memory and CPU time.
+pub(crate) trait Costs {
+    fn rss(&self) -> Result<u64>;
+    fn cpu_time(&self) -> Result<Duration>;
+}
+
+impl Costs for Named {
+    fn rss(&self) -> Result<u64> {
+        self.process.rss()
+    }
+
+    fn cpu_time(&self) -> Result<Duration> {
+        self.process.cpu_time()
+    }
+}
+
+/// The memory of each in bytes, when it changes no more.
+pub(crate) async fn settled(of: &[impl Costs]) -> Result<Vec<f64>> {
+    let started = Instant::now();
+    let look = || of.iter().map(|it| Ok(it.rss()? as f64)).collect::<Result<Vec<_>>>();
+    let mut last = look()?;
+    let mut alike = 0;
+    while alike < LOOKS_ALIKE && started.elapsed() < SETTLED_WITHIN {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let now = look()?;
+        let same = now.iter().zip(&last).all(|(now, last)| (now - last).abs() <= last * SETTLED);
+        alike = if same { alike + 1 } else { 0 };
+        last = now;
+    }
+    Ok(last)
+}
+
 /// CPU time from a point on.
-pub(crate) struct Meter<'a> {
-    processes: &'a [Named],
+pub(crate) struct Meter<'a, T> {
+    processes: &'a [T],
     started: Vec<Duration>,
     client: Duration,
 }
@@ -39,8 +80,8 @@ pub(crate) struct Used {
     pub(crate) client: Duration,
 }
 
-impl<'a> Meter<'a> {
-    pub(crate) fn start(processes: &'a [Named]) -> Result<Self> {
+impl<'a, T: Costs> Meter<'a, T> {
+    pub(crate) fn start(processes: &'a [T]) -> Result<Self> {
         Ok(Self { processes, started: times(processes)?, client: this_thread() })
     }
 
@@ -52,8 +93,8 @@ impl<'a> Meter<'a> {
     }
 }
 
-fn times(processes: &[Named]) -> Result<Vec<Duration>> {
-    processes.iter().map(|named| named.process.cpu_time()).collect()
+fn times(processes: &[impl Costs]) -> Result<Vec<Duration>> {
+    processes.iter().map(Costs::cpu_time).collect()
 }
 
 fn this_thread() -> Duration {

@@ -7,7 +7,7 @@
     reason = "the helpers of tests fail as tests do"
 )]
 
-use bench::{Options, Record, Report, Scale, proxy};
+use bench::{Record, Report, kubectl, proxy};
 use lab::Progress;
 
 const SUBJECTS: [&str; 4] = ["direct", "pipeops", "konnectivity", "chisel"];
@@ -59,7 +59,7 @@ fn every_row_has_its_figures(records: &[Record]) {
     }
 }
 
-fn json_has_what_it_is_said_to_have(report: &Report, records: &[Record]) {
+fn json_has_what_it_is_said_to_have(bench: &str, report: &Report, records: &[Record]) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("figures.json");
     report.write_json(&file).unwrap();
@@ -70,17 +70,46 @@ fn json_has_what_it_is_said_to_have(report: &Report, records: &[Record]) {
         let mut keys: Vec<&str> = record.keys().map(String::as_str).collect();
         keys.sort_unstable();
         assert_eq!(keys, ["bench", "metric", "row", "spread", "subject", "unit", "value"]);
-        assert_eq!(record["bench"], "proxy");
+        assert_eq!(record["bench"], bench);
     }
 }
 
 #[tokio::test]
 async fn the_proxy_bench_gives_a_figure_for_every_row_and_subject() {
-    let options = Options { only: Vec::new(), scale: Scale::smoke(), progress: Progress::slow_only() };
+    let options = proxy::Options { only: Vec::new(), scale: proxy::Scale::smoke(), progress: Progress::slow_only() };
     let mut report = Report::new("proxy");
-    proxy(options, &mut report).await.unwrap();
+    proxy::run(options, &mut report).await.unwrap();
     assert!(report.failures().is_empty(), "{:#?}", report.failures());
     let records = report.records();
     every_row_has_its_figures(&records);
-    json_has_what_it_is_said_to_have(&report, &records);
+    json_has_what_it_is_said_to_have("proxy", &report, &records);
+}
+
+#[tokio::test]
+async fn the_kubectl_bench_gives_a_figure_for_every_row_and_subject() {
+    let options =
+        kubectl::Options { only: Vec::new(), scale: kubectl::Scale::smoke(), progress: Progress::slow_only() };
+    let mut report = Report::new("kubectl");
+    kubectl::run(options, &mut report).await.unwrap();
+    assert!(report.failures().is_empty(), "{:#?}", report.failures());
+    let records = report.records();
+    let rows: [(&str, &[&str]); 8] = [
+        ("exec-1", &["sessions/s", "p50-ms"]),
+        ("exec-16", &["sessions/s", "p50-ms"]),
+        ("exec-bytes", &["MB/s", "stdin-MB/s"]),
+        ("port-forward", &["MB/s"]),
+        ("port-forward-setup", &["sessions/s"]),
+        ("logs", &["MB/s"]),
+        ("watch-500", &["ms"]),
+        ("get-pods", &["ms"]),
+    ];
+    for (row, metrics) in rows {
+        for (subject, metric) in ["direct", "pipeops"].into_iter().flat_map(|it| metrics.iter().map(move |m| (it, m))) {
+            assert!(value(&records, row, subject, metric) > 0.0, "{metric} of {subject} in {row}");
+        }
+    }
+    for hop in ["pipeops", "control-plane", "gateway-link", "nats", "proxy-executor"] {
+        value(&records, "session", hop, "KiB");
+    }
+    json_has_what_it_is_said_to_have("kubectl", &report, &records);
 }

@@ -12,20 +12,16 @@ pub mod side;
 pub mod stage;
 pub mod wire;
 
-mod forward;
 mod front;
 mod story;
 mod suite;
 mod terminal;
 mod text;
-mod watch;
 
 pub use crate::{
-    forward::Forward,
     front::{Front, Protocol},
     story::{Step, Story},
     suite::{Case, Turns, run},
     terminal::Terminal,
     text::normalise,
-    watch::Lines,
 };

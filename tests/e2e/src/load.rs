@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 
 /// A request that has neither ended nor failed by then hangs.
 const HANGS: Duration = Duration::from_secs(25);
-/// Between a failure and the next try of the same worker.
+/// Between a failure and the next try of the same worker: without it the load would spin on a process that is gone.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// What a request is, and what its answer has to be.
@@ -49,11 +49,11 @@ pub struct Load {
 }
 
 impl Load {
-    /// One worker per job.
+    /// One worker per job, which begins a request as soon as the one before has ended, but not more often than once in `every`.
     ///
     /// # Errors
     /// When a client cannot be made.
-    pub fn start(jobs: Vec<(Target, Protocol, Job)>) -> Result<Self> {
+    pub fn start(jobs: Vec<(Target, Protocol, Job)>, every: Duration) -> Result<Self> {
         let tally = Arc::<Mutex<Tally>>::default();
         let mut workers = JoinSet::new();
         for (index, (target, protocol, job)) in jobs.into_iter().enumerate() {
@@ -78,9 +78,8 @@ impl Load {
                             Err(_) => tally.wrong.push(format!("{protocol:?} {}: hangs for {HANGS:?}", job.path())),
                         }
                     }
-                    if pause {
-                        tokio::time::sleep(PAUSE).await;
-                    }
+                    let next = if pause { PAUSE } else { every.saturating_sub(begun.elapsed()) };
+                    tokio::time::sleep(next).await;
                 }
             });
         }

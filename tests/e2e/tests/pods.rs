@@ -1,8 +1,13 @@
 //! Faults of an agent that is pods, while sessions run through it.
 
 use anyhow::{Context, Result, bail, ensure};
-use e2e::{Forward, Lines, Turns, cases};
-use lab::{Lab, Options, TOOLS_IMAGE, until};
+use e2e::{
+    Protocol, Turns, cases,
+    client::Target,
+    load::{Job, Load},
+};
+use futures::future::{join_all, try_join_all};
+use lab::{Forward, Lab, Lines, Options, TOOLS_IMAGE, until};
 use std::{
     process::ExitCode,
     sync::Arc,
@@ -16,70 +21,132 @@ use tokio::{
 const SOON: Duration = Duration::from_secs(60);
 /// A session whose way is broken says so within this.
 const ENDS_WITHIN: Duration = Duration::from_secs(2);
-/// What the machine may need on top, when it has much else to do.
+/// What the machine may need on top, when it has much else to do: twenty kubectls end at once, for instance.
 const SPARE: Duration = Duration::from_secs(3);
 /// The kubelet looks for ended containers every second, and a probe finds the new one ready: 1 to 3 s on a machine that is not busy.
 const BACK_WITHIN: Duration = Duration::from_secs(10);
 const NAMESPACE: &str = "pipeops-system";
-const SERVER: &str = "socat TCP-LISTEN:7000,fork,reuseaddr EXEC:cat & while :; do echo tick; sleep 0.2; done";
+const SERVER: &str =
+    "socat TCP-LISTEN:7000,fork,reuseaddr,backlog=64 EXEC:cat & while :; do echo tick; sleep 0.5; done";
+/// Of each kind.
+const SESSIONS: usize = 20;
+/// Together they send 200 requests per second.
+const WORKERS: usize = 10;
+const EVERY: Duration = Duration::from_millis(50);
 
 fn main() -> ExitCode {
-    let cases = cases![sessions_through_a_killed_pod_end_and_new_ones_work, a_restarted_node_has_its_agent_again,];
+    let cases = cases![sessions_through_what_is_killed_end_and_new_ones_work, a_restarted_node_has_its_agent_again,];
     e2e::run(Options { node: true, ..Options::default() }, Turns::OneByOne, cases)
 }
 
-/// An exec, a log that is followed, and a forwarded connection.
+/// What is killed.
+#[derive(Clone, Copy)]
+enum Victim {
+    /// Of the agent.
+    Pod(&'static str),
+    Process(&'static str),
+}
+
+/// What happens to the sessions through it.
+#[derive(Clone, Copy)]
+enum Loss {
+    /// It is not on their way.
+    Nothing,
+    /// They end. An exec that is told why says this.
+    Ends(&'static str),
+}
+
+const VICTIMS: [(Victim, Loss); 6] = [
+    (Victim::Pod("proxy-executor"), Loss::Ends("the cluster's side broke")),
+    (Victim::Pod("gateway-link"), Loss::Ends("the cluster's side broke")),
+    (Victim::Pod("nats"), Loss::Ends("the cluster's side broke")),
+    (Victim::Pod("state-keeper"), Loss::Nothing),
+    (Victim::Process("kube-apiserver"), Loss::Ends("")),
+    (Victim::Process("control-plane"), Loss::Ends("")),
+];
+
+/// Twenty of each: commands, logs that are followed, and forwarded connections.
 struct Sessions {
-    commands: [Lines; 2],
+    execs: Vec<Lines>,
+    logs: Vec<Lines>,
     forward: Forward,
-    connection: TcpStream,
+    connections: Vec<TcpStream>,
 }
 
 impl Sessions {
     async fn begin(lab: &Lab) -> Result<Self> {
         let kubectl = lab.proxied()?;
-        let exec = ["exec", "box", "--", "sh", "-c", "while :; do echo tick; sleep 0.2; done"];
+        let exec = ["exec", "box", "--", "sh", "-c", "while :; do echo tick; sleep 0.5; done"];
+        let all = |args: &[&str]| (0..SESSIONS).map(|_| Lines::of(kubectl, args)).collect::<Result<Vec<_>>>();
+        let (execs, logs) = (all(&exec)?, all(&["logs", "-f", "--tail=1", "box"])?);
         let forward = Forward::to(kubectl, "default", "box", 7000).await?;
-        let connection = forward.connect().await?;
-        let commands = [Lines::of(kubectl, &exec)?, Lines::of(kubectl, &["logs", "-f", "--tail=1", "box"])?];
-        let mut sessions = Self { commands, forward, connection };
+        let connections = try_join_all((0..SESSIONS).map(|_| forward.connect())).await?;
+        let mut sessions = Self { execs, logs, forward, connections };
         sessions.go_on().await?;
         Ok(sessions)
     }
 
     async fn go_on(&mut self) -> Result<()> {
-        for lines in &mut self.commands {
+        for lines in self.execs.iter_mut().chain(&mut self.logs) {
             for _ in 0..3 {
                 ensure!(lines.next(SOON).await? == "tick");
             }
         }
-        self.connection.write_all(b"ping").await?;
-        let mut answer = [0; 4];
-        tokio::time::timeout(SOON, self.connection.read_exact(&mut answer)).await.context("no echo")??;
-        ensure!(&answer == b"ping", "{answer:?}");
+        for connection in &mut self.connections {
+            connection.write_all(b"ping").await?;
+            let mut answer = [0; 4];
+            tokio::time::timeout(SOON, connection.read_exact(&mut answer)).await.context("no echo")??;
+            ensure!(&answer == b"ping", "{answer:?}");
+        }
         Ok(())
     }
 
     /// Makes sure that each ends, and not as if it were complete.
-    async fn end(mut self) -> Result<()> {
+    async fn end(mut self, reason: &str) -> Result<()> {
         let deadline = tokio::time::Instant::now() + ENDS_WITHIN + SPARE;
-        for lines in &mut self.commands {
-            let ended = loop {
-                match lines.next(deadline - tokio::time::Instant::now()).await {
-                    Ok(line) => ensure!(line == "tick", "{line:?}"),
-                    Err(error) => break format!("{error:#}"),
-                }
-            };
+        let (mut execs, mut logs) = (Vec::new(), Vec::new());
+        for (ends, lines) in [(&mut execs, &mut self.execs), (&mut logs, &mut self.logs)] {
+            *ends = join_all(lines.iter_mut().map(|lines| end(lines, deadline))).await;
+        }
+        for ended in execs.iter().chain(&logs) {
             ensure!(ended.starts_with("the command ended with exit status: 1: "), "{ended}");
         }
-        let mut rest = Vec::new();
-        match tokio::time::timeout_at(deadline, self.connection.read_to_end(&mut rest)).await {
-            Err(_) => bail!("a forwarded connection stays open"),
-            Ok(_) => ensure!(rest.is_empty(), "{rest:?}"),
+        for ended in &execs {
+            ensure!(ended.contains(reason), "{ended}");
         }
+        for connection in &mut self.connections {
+            let mut rest = Vec::new();
+            match tokio::time::timeout_at(deadline, connection.read_to_end(&mut rest)).await {
+                Err(_) => bail!("a forwarded connection stays open"),
+                Ok(_) => ensure!(rest.is_empty(), "{rest:?}"),
+            }
+        }
+        println!("an exec ends with {:?}, a log with {:?}", execs.first(), logs.first());
         drop(self.forward);
         Ok(())
     }
+}
+
+/// How a command ends that prints ticks.
+async fn end(lines: &mut Lines, deadline: tokio::time::Instant) -> String {
+    loop {
+        match lines.next(deadline - tokio::time::Instant::now()).await {
+            Ok(line) if line == "tick" => {}
+            Ok(line) => return format!("it printed {line:?}"),
+            Err(error) => return format!("{error:#}"),
+        }
+    }
+}
+
+/// Requests that go on meanwhile.
+async fn requests(lab: &Lab) -> Result<Load> {
+    let target = Target::new(lab, lab.cluster())?;
+    lab.admin().stdout(&["create", "configmap", "asked-for", "--from-literal=key=value"]).await?;
+    let path = "/api/v1/namespaces/default/configmaps/asked-for";
+    let body = target.http(Protocol::Http1)?.get(target.url(path)).send().await?.error_for_status()?.bytes().await?;
+    let job = Job::Get { path: path.to_owned(), body: body.to_vec() };
+    let protocols = [Protocol::Http1, Protocol::Http2].into_iter().cycle();
+    Load::start(protocols.take(WORKERS).map(|protocol| (target.clone(), protocol, job.clone())).collect(), EVERY)
 }
 
 async fn server(lab: &Lab) -> Result<()> {
@@ -99,23 +166,47 @@ async fn works(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-async fn sessions_through_a_killed_pod_end_and_new_ones_work(lab: Arc<Lab>) -> Result<()> {
+async fn sessions_through_what_is_killed_end_and_new_ones_work(lab: Arc<Lab>) -> Result<()> {
     server(&lab).await?;
-    for service in ["proxy-executor", "gateway-link", "nats", "state-keeper"] {
-        let mut sessions = Sessions::begin(&lab).await.with_context(|| format!("before {service} is killed"))?;
-        let selector = format!("app.kubernetes.io/name={service}");
-        lab.kill_pods(NAMESPACE, &selector).await?;
-        let killed = Instant::now();
-        if service == "state-keeper" {
-            sessions.go_on().await.context("state-keeper is not on the way")?;
-        } else {
-            sessions.end().await.with_context(|| format!("{service} was killed {:?} ago", killed.elapsed()))?;
-        }
-        let ended = killed.elapsed();
-        until(&format!("a command after {service} was killed"), BACK_WITHIN, || works(&lab)).await?;
-        println!("{service} killed: sessions ended after {ended:?}, new ones work after {:?}", killed.elapsed());
-        let wait = ["wait", "--for=condition=Ready", "pods", "--all", "-n", NAMESPACE, "--timeout=60s"];
-        lab.admin().stdout(&wait).await?;
+    let load = requests(&lab).await?;
+    for (victim, loss) in VICTIMS {
+        let (Victim::Pod(name) | Victim::Process(name)) = victim;
+        let killing = async {
+            let mut sessions = Sessions::begin(&lab).await.context("before")?;
+            load.report().context("before")?;
+            match victim {
+                Victim::Pod(name) => {
+                    lab.containers(NAMESPACE, &format!("app.kubernetes.io/name={name}")).await?.kill()?;
+                }
+                Victim::Process(name) => lab.process(name)?.kill().await?,
+            }
+            let killed = Instant::now();
+            match loss {
+                Loss::Nothing => sessions.go_on().await.context("it is not on the way")?,
+                Loss::Ends(reason) => sessions.end(reason).await?,
+            }
+            let ended = killed.elapsed();
+            let mut again = killed;
+            if let Victim::Process(name) = victim {
+                let process = lab.process(name)?;
+                process.start().await?;
+                process.wait_ready(SOON).await?;
+                again = Instant::now();
+            }
+            until("a command", BACK_WITHIN, || works(&lab)).await?;
+            load.good_since(again, BACK_WITHIN).await?;
+            let works = again.elapsed();
+            let (whole, failed) = load.report()?;
+            println!(
+                "{name}: sessions ended after {ended:?}, all works {works:?} after it was there; {whole} answers, failed {failed:?}"
+            );
+            if matches!(loss, Loss::Nothing) {
+                ensure!(failed.is_empty(), "requests fail without it: {failed:?}");
+            }
+            let wait = ["wait", "--for=condition=Ready", "pods", "--all", "-n", NAMESPACE, "--timeout=60s"];
+            lab.admin().stdout(&wait).await
+        };
+        killing.await.with_context(|| format!("{name} is killed"))?;
     }
     lab.admin().stdout(&["delete", "pod", "box", "--now"]).await?;
     Ok(())
@@ -129,7 +220,7 @@ async fn a_restarted_node_has_its_agent_again(lab: Arc<Lab>) -> Result<()> {
     for program in &programs {
         program.kill().await?;
     }
-    lab.kill_every_pod()?;
+    lab.all_containers()?.kill()?;
     ensure!(works(&lab).await.is_err(), "it answers without a node");
     for program in programs.iter().rev() {
         program.start().await?;

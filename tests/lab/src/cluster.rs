@@ -58,6 +58,7 @@ pub(crate) struct Cluster {
     pub(crate) apiserver: Spec,
     pub(crate) controller_manager: Spec,
     pub(crate) server: Server,
+    pub(crate) address: Ipv4Addr,
     /// Signs the cluster's certificates.
     pub(crate) authority: Authority,
     /// `system:masters`, for what the lab itself does.
@@ -124,6 +125,7 @@ impl Cluster {
             admin_kubeconfig: write("admin", "admin", &pki.admin)?,
             direct_kubeconfig: write("direct", USER, &pki.user)?,
             server,
+            address,
             authority: pki.authority,
         })
     }
@@ -136,12 +138,7 @@ impl Pki {
             authority.issue(file, &Subject { name, organisation }, &[], &[])
         };
         Ok(Self {
-            apiserver: authority.issue(
-                "apiserver",
-                &Subject { name: "kube-apiserver", organisation: None },
-                &["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"],
-                &[API_IP, address],
-            )?,
+            apiserver: issue_api(&authority, address)?,
             controller_manager: issue("controller-manager", "system:kube-controller-manager", None)?,
             admin: issue("admin", "admin", Some("system:masters"))?,
             user: issue("lab-user", USER, Some(GROUP))?,
@@ -149,6 +146,13 @@ impl Pki {
             authority,
         })
     }
+}
+
+/// A new certificate in the API server's files.
+pub(crate) fn issue_api(authority: &Authority, address: Ipv4Addr) -> Result<Pair> {
+    let subject = Subject { name: "kube-apiserver", organisation: None };
+    let names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"];
+    authority.issue("apiserver", &subject, &names, &[API_IP, address])
 }
 
 fn etcd_args(folder: &Path, client: u16, peer: u16, metrics: &str) -> Vec<String> {

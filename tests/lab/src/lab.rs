@@ -2,17 +2,21 @@
 
 mod folder;
 mod installation;
+mod pods;
 mod start;
 
+pub use self::pods::Containers;
 pub(crate) use self::{
     folder::{clean_up, current, logs},
     installation::Installation,
 };
 
 use crate::{
+    cluster,
     control_plane::ControlPlane,
     node::Machine,
     parts::Parts,
+    pki::Authority,
     process::{Keeper, Process, Processes, Spawner},
     progress::Progress,
     run::{Output, Tool},
@@ -20,11 +24,10 @@ use crate::{
     tokens::{self, Refresher, Token},
     wait,
 };
-use anyhow::{Context, Result, anyhow, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use anyhow::{Context, Result, anyhow};
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -108,6 +111,7 @@ pub struct Lab {
     direct: Tool,
     direct_helm: Tool,
     api_url: String,
+    authority: Option<(Authority, Ipv4Addr)>,
     link: Option<Link>,
     state: Arc<StateFile>,
     spawner: Spawner,
@@ -239,38 +243,6 @@ impl Lab {
         &self.processes
     }
 
-    /// SIGKILL to every process of the containers of these pods of the lab's node.
-    ///
-    /// # Errors
-    /// In a lab without a node, and when no such container runs.
-    pub async fn kill_pods(&self, namespace: &str, selector: &str) -> Result<()> {
-        let machine = self.machine.as_ref().context("this lab has no node")?;
-        let ids = "jsonpath={.items[*].status.containerStatuses[*].containerID}";
-        let ids = self.admin.stdout(&["get", "pods", "-n", namespace, "-l", selector, "-o", ids]).await?;
-        let ids = ids.split_whitespace().filter_map(|id| id.split_once("://").map(|(_, id)| id));
-        let mut killed = 0;
-        for id in ids {
-            for pid in machine.processes(id)? {
-                killed += usize::from(kill(pid).is_ok());
-            }
-        }
-        ensure!(killed > 0, "no container of {selector} runs in {namespace}");
-        Ok(())
-    }
-
-    /// SIGKILL to every container of the lab's node, sandboxes of pods included, as when its power fails.
-    ///
-    /// # Errors
-    /// In a lab without a node.
-    pub fn kill_every_pod(&self) -> Result<()> {
-        let machine = self.machine.as_ref().context("this lab has no node")?;
-        for pid in machine.processes("kubepods")? {
-            // One that another took along is gone already.
-            drop(kill(pid));
-        }
-        Ok(())
-    }
-
     /// Waits until every process is ready and a request through the agent is answered.
     ///
     /// # Errors
@@ -294,6 +266,15 @@ impl Lab {
     /// When the API server refuses.
     pub async fn renew_tokens(&self) -> Result<()> {
         tokens::renew(&self.tokens, &self.admin).await
+    }
+
+    /// Another certificate of the same authority in the API server's files, which it looks at now and then.
+    ///
+    /// # Errors
+    /// In a lab with a cluster that exists.
+    pub fn renew_api_certificate(&self) -> Result<()> {
+        let (authority, address) = self.authority.as_ref().context("this cluster has an authority of its own")?;
+        cluster::issue_api(authority, *address).map(|_| ())
     }
 
     /// `https://ADDRESS:PORT` of the control plane.
@@ -404,9 +385,4 @@ impl Lab {
     fn link(&self) -> Result<&Link> {
         self.link.as_ref().context("this lab was started without services")
     }
-}
-
-fn kill(pid: u32) -> Result<()> {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).with_context(|| format!("{pid} is no process id"))?;
-    Ok(kill_process(pid, Signal::KILL)?)
 }

@@ -18,8 +18,10 @@ mod cluster;
 mod control_plane;
 mod debian;
 mod folders;
+mod forward;
 mod kubeconfig;
 mod lab;
+mod lines;
 mod node;
 mod parts;
 mod pki;
@@ -36,7 +38,9 @@ mod workload;
 pub use crate::{
     certificates::{Certificate, Certificates},
     folders::workspace,
-    lab::{Lab, Options},
+    forward::Forward,
+    lab::{Containers, Lab, Options},
+    lines::Lines,
     node::TOOLS_IMAGE,
     parts::{Found, PARTS, Part, Parts, Use},
     ports::free as free_ports,

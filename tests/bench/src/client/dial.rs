@@ -3,7 +3,11 @@
 use anyhow::{Context, Result, ensure};
 use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UnixStream},
@@ -12,7 +16,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::either::Either;
 
 type Socket = Either<TcpStream, UnixStream>;
-pub(super) type Stream = Either<TlsStream<Socket>, Socket>;
+pub(crate) type Stream = Either<TlsStream<Socket>, Socket>;
 
 const MAX_CONNECT_ANSWER: usize = 4096;
 
@@ -41,7 +45,7 @@ pub(crate) enum Route {
     },
 }
 
-/// Trust in one authority. The server is 127.0.0.1.
+/// Trust in one authority, for a server of one address.
 #[derive(Clone, Debug)]
 pub(crate) struct Tls {
     config: Arc<ClientConfig>,
@@ -49,13 +53,13 @@ pub(crate) struct Tls {
 }
 
 impl Tls {
-    pub(crate) fn trusting(ca_pem: &str) -> Result<Self> {
+    pub(crate) fn trusting(ca_pem: &str, server: IpAddr) -> Result<Self> {
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
             roots.add(certificate.context("a bad CA certificate")?).context("a bad CA certificate")?;
         }
         let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-        Ok(Self { config: Arc::new(config), name: ServerName::from(std::net::IpAddr::from([127, 0, 0, 1])) })
+        Ok(Self { config: Arc::new(config), name: ServerName::from(server) })
     }
 }
 
@@ -86,7 +90,7 @@ impl Target {
         request
     }
 
-    pub(super) async fn connect(&self) -> Result<Stream> {
+    pub(crate) async fn connect(&self) -> Result<Stream> {
         let socket = match &self.route {
             Route::Tcp(address) => {
                 let tcp = TcpStream::connect(address).await.with_context(|| address.to_string())?;

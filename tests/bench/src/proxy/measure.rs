@@ -24,8 +24,8 @@ impl Servers {
 pub(super) struct Run<'a> {
     row: Row,
     subject: &'a Subject,
-    hops: Meter<'a>,
-    servers: Meter<'a>,
+    hops: Meter<'a, Named>,
+    servers: Meter<'a, Named>,
 }
 
 impl<'a> Run<'a> {
@@ -68,18 +68,19 @@ impl<'a> Run<'a> {
     }
 }
 
-/// What each subject adds to the direct latency, from the repeat that has just ended.
+/// What each subject adds to the direct latency, repeat by repeat.
 pub(super) fn added(row: Row, subjects: &[Subject], report: &mut Report) {
     for (metric, added) in [("p50-ms", "added-p50-ms"), ("p99-ms", "added-p99-ms")] {
         for subject in subjects.iter().filter(|subject| !subject.hops.is_empty()) {
             let direct = report.values(row.name(), "direct", metric);
             let through = report.values(row.name(), subject.name, metric);
-            // Of different lengths when one of them has failed: their last ones are not of the same repeat.
-            if direct.len() == through.len()
-                && let (Some(direct), Some(through)) = (direct.last(), through.last())
-            {
-                let difference = through - direct;
-                report.add(row.name(), subject.name, added, difference);
+            // Of different lengths when one of them has failed: they are not of the same repeats.
+            if direct.len() == through.len() {
+                let differences: Vec<f64> =
+                    through.iter().zip(direct).map(|(through, direct)| through - direct).collect();
+                for difference in differences {
+                    report.add(row.name(), subject.name, added, difference);
+                }
             }
         }
     }

@@ -5,10 +5,9 @@ use super::{
     fixtures::Fixtures,
     measure::{self, Servers},
     subjects::Subject,
-    watches,
 };
-use crate::{load, report::Report};
-use anyhow::Result;
+use crate::{load, report::Report, usage::settled, watches};
+use anyhow::{Context, Result};
 use clap::ValueEnum;
 
 /// A fixed rate that every subject can do.
@@ -188,11 +187,34 @@ impl Row {
             }
             Self::BodyUp => bodies::up(subject, servers, scale, report).await,
             Self::BodyDown => bodies::down(subject, servers, scale, report).await,
-            Self::Watch => watches::run(subject, servers, fixtures, scale, report).await,
+            Self::Watch => watch(subject, servers, fixtures, scale, report).await,
             // Measured before and after all rows, not in turns.
             Self::Idle => Ok(()),
         }
     }
+}
+
+async fn watch(
+    subject: &Subject,
+    servers: &Servers,
+    fixtures: &Fixtures,
+    scale: Scale,
+    report: &mut Report,
+) -> Result<()> {
+    subject.restart().await.context("cannot start it anew")?;
+    let idle = settled(&subject.hops).await?;
+    let mut watches = watches::open(&subject.api, &fixtures.watched, scale.watches).await?;
+    if !subject.hops.is_empty() {
+        let grown = settled(&subject.hops).await?.into_iter().zip(idle).map(|(now, before)| now - before);
+        let kib: Vec<f64> = grown.map(|bytes| bytes / 1024.0 / scale.watches as f64).collect();
+        for (hop, kib) in subject.hops.iter().zip(&kib) {
+            report.add(Row::Watch.name(), &hop.name, "KiB", *kib);
+        }
+        report.add(Row::Watch.name(), subject.name, "KiB", kib.iter().sum());
+    }
+    let run = measure::Run::start(Row::Watch, subject, servers)?;
+    let sample = watches::deliver(&mut watches, &fixtures.watched, scale.window).await?;
+    run.stop(&sample, report)
 }
 
 impl Scale {

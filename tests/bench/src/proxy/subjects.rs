@@ -2,20 +2,16 @@
 
 use super::bodies::BackendExecutor;
 use crate::{
-    client::{Connection, Route, Target, Tls},
+    client::{Connection, Route, Target},
     peers::{self, Ground, Peer},
     usage::Named,
+    ways::{self, address},
 };
 use anyhow::{Context, Result};
 use lab::{Certificates, Lab, until};
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    time::Duration,
-};
+use std::{net::SocketAddr, time::Duration};
 
 const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
-const NAMESPACE: &str = "default";
-const ACCOUNT: &str = "bench";
 /// The processes that a request through the agent passes, from the client on.
 const AGENT: [&str; 4] = ["control-plane", "gateway-link", "nats-server", "proxy-executor"];
 
@@ -41,19 +37,10 @@ impl Subjects {
     /// Starts the peers.
     pub(super) async fn start(lab: &Lab, backend: SocketAddr) -> Result<Self> {
         let api = address(lab.api_url())?;
-        let folder = lab.folder().join("pki");
-        let ca = std::fs::read_to_string(folder.join("ca.crt")).context("cannot read the cluster's CA")?;
-        let tls = Tls::trusting(&ca)?;
-        let token = account_token(lab).await?;
+        let direct = ways::direct(lab).await?;
         let straight = |name, [to_api, to_backend]: [Route; 2], hops| Subject {
             name,
-            api: Target {
-                name,
-                route: to_api,
-                tls: Some(tls.clone()),
-                prefix: String::new(),
-                token: Some(token.clone()),
-            },
+            api: Target { name, route: to_api, ..direct.clone() },
             backend: Target { name, route: to_backend, tls: None, prefix: String::new(), token: None },
             hops,
         };
@@ -133,37 +120,12 @@ async fn answers(target: &Target, path: &str) -> Result<()> {
 }
 
 fn through_agent(lab: &Lab) -> Result<Subject> {
-    let url = lab.url()?;
-    let path = lab.proxy_url()?;
-    let target = Target {
-        name: "pipeops",
-        route: Route::Tcp(address(url)?),
-        tls: Some(Tls::trusting(lab.ca_pem()?)?),
-        prefix: path.strip_prefix(url).unwrap_or_default().to_owned(),
-        token: Some(lab.user_token()?.to_owned()),
-    };
+    let target = ways::through_agent(lab)?;
     let hops = AGENT.map(|name| lab.process(name).map(Named::new));
     Ok(Subject {
-        name: "pipeops",
+        name: target.name,
         backend: target.clone(),
         api: target,
         hops: hops.into_iter().collect::<Result<_>>()?,
     })
-}
-
-/// A ServiceAccount that may do anything: the executor's requests carry such a token too.
-async fn account_token(lab: &Lab) -> Result<String> {
-    let account = format!("--serviceaccount={NAMESPACE}:{ACCOUNT}");
-    let kubectl = lab.admin();
-    kubectl.stdout(&["create", "serviceaccount", ACCOUNT, "-n", NAMESPACE]).await?;
-    kubectl.stdout(&["create", "clusterrolebinding", ACCOUNT, "--clusterrole=cluster-admin", &account]).await?;
-    let token = kubectl.stdout(&["create", "token", ACCOUNT, "-n", NAMESPACE, "--duration=24h"]).await?;
-    Ok(token.trim().to_owned())
-}
-
-/// `https://127.0.0.1:PORT` as an address.
-fn address(url: &str) -> Result<SocketAddr> {
-    let (_, port) = url.rsplit_once(':').with_context(|| format!("{url} has no port"))?;
-    let port = port.parse().with_context(|| format!("{url} has no port"))?;
-    Ok((Ipv4Addr::LOCALHOST, port).into())
 }

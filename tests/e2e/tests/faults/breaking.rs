@@ -139,7 +139,7 @@ fn of_both<'a>(stage: &'a Stage, name: &str) -> Result<Vec<Either<'a>>> {
     Ok(processes)
 }
 
-async fn load(stage: &Stage) -> Result<Load> {
+pub async fn load(stage: &Stage) -> Result<Load> {
     let (kube, plain) = (stage.kube()?, stage.plain()?);
     let value: String =
         (0..600_000_u32).map(|index| char::from(b'a' + u8::try_from(index % 23).unwrap_or_default())).collect();
@@ -165,7 +165,7 @@ async fn load(stage: &Stage) -> Result<Load> {
         }
         jobs.push((plain.clone(), protocol, Job::Upload { path: "/upload".to_owned(), size: SIZE }));
     }
-    Load::start(jobs)
+    Load::start(jobs, Duration::ZERO)
 }
 
 async fn fault(

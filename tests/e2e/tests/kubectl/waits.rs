@@ -2,8 +2,8 @@
 
 use crate::prepare;
 use anyhow::{Context, Result, ensure};
-use e2e::{Lines, normalise};
-use lab::{Lab, Tool, until};
+use e2e::normalise;
+use lab::{Lab, Lines, Tool, until};
 use std::{sync::Arc, time::Duration};
 
 const SOON: Duration = Duration::from_secs(30);

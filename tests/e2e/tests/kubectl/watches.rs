@@ -2,8 +2,8 @@
 
 use crate::prepare;
 use anyhow::{Context, Result, ensure};
-use e2e::{Front, Lines, Protocol, normalise};
-use lab::Lab;
+use e2e::{Front, Protocol, normalise};
+use lab::{Lab, Lines};
 use reqwest::{Method, Response, header::CONTENT_TYPE};
 use serde_json::Value;
 use std::{

@@ -2,8 +2,7 @@
 
 use crate::prepare::{self, SOON};
 use anyhow::{Context, Result, ensure};
-use e2e::Lines;
-use lab::Lab;
+use lab::{Lab, Lines};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -68,18 +67,19 @@ pub async fn sessions_end_with_the_users_token(lab: Arc<Lab>) -> Result<()> {
     let exec = ["exec", "box", "-n", namespace, "--", "sh", "-c", FOREVER];
     let follow = ["logs", "-f", "box", "-n", namespace];
     let mut sessions = Vec::new();
-    for args in [&exec[..], &follow] {
+    // A log has no words for its end: it breaks off.
+    for (args, reason) in [(&exec[..], "the token was revoked"), (&follow, "stream error")] {
         let mut lines = Lines::of(&leaver, args)?;
         ensure!(lines.next(SOON).await? == "ready");
-        sessions.push((args, lines));
+        sessions.push((args, lines, reason));
     }
     let mut stays = Lines::of(lab.proxied()?, &exec)?;
     ensure!(stays.next(SOON).await? == "ready");
     lab.control_plane(&["token", "revoke", &token]).await?;
-    for (args, mut lines) in sessions {
+    for (args, mut lines, reason) in sessions {
         let (status, stderr) = lines.end(ENDS_WITHIN + SPARE).await.with_context(|| format!("{args:?}"))?;
         println!("{args:?}: {status} {stderr}");
-        ensure!(!status.success() && !stderr.is_empty(), "{args:?} ends as if it were complete: {status} {stderr}");
+        ensure!(!status.success() && stderr.contains(reason), "{args:?} ends with {status}, {stderr}");
     }
     stays.silent_for(Duration::from_secs(1)).await
 }

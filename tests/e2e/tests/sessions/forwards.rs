@@ -2,8 +2,7 @@
 
 use crate::prepare::{self, SOON};
 use anyhow::{Context, Result, bail, ensure};
-use e2e::Forward;
-use lab::Lab;
+use lab::{Forward, Lab};
 use std::{sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

@@ -2,8 +2,8 @@
 
 use crate::prepare;
 use anyhow::{Result, ensure};
-use e2e::{Lines, Step, Story};
-use lab::Lab;
+use e2e::{Step, Story};
+use lab::{Lab, Lines};
 use std::{
     sync::Arc,
     time::{Duration, Instant},

@@ -2,8 +2,8 @@
 
 use crate::prepare;
 use anyhow::{Result, ensure};
-use e2e::{Lines, Step, Story};
-use lab::{Lab, TOOLS_IMAGE};
+use e2e::{Step, Story};
+use lab::{Lab, Lines, TOOLS_IMAGE};
 use std::{sync::Arc, time::Duration};
 
 /// The kubelet looks at a new container every 10 to 15 s, and two looks make a figure.

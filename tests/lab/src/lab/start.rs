@@ -12,6 +12,7 @@ use crate::{
     kubeconfig::{self, Login, Server},
     node::{Machine, Node},
     parts::{Parts, Use},
+    pki::Authority,
     process::{Keeper, Process, Processes, Spawner, Spec},
     run::Tool,
     services::{Profile, Services},
@@ -47,6 +48,8 @@ struct Api {
     server: Server,
     /// Where it and its pods reach this machine.
     address: Ipv4Addr,
+    /// Of a cluster of the lab's own: what signs its certificate, and the address in that.
+    authority: Option<(Authority, Ipv4Addr)>,
     admin: Tool,
     direct: Tool,
 }
@@ -152,6 +155,7 @@ impl Start {
             admin: api.admin,
             direct: api.direct,
             api_url: api.server.url,
+            authority: api.authority,
             link,
             state: self.state,
             spawner: self.spawner,
@@ -201,7 +205,7 @@ impl Start {
             .await
             .with_context(|| format!("cannot use the kubeconfig {}", kubeconfig.display()))?;
         let tool = self.tool("kubectl", &copy)?;
-        Ok(Api { server, address: Ipv4Addr::LOCALHOST, admin: tool.clone(), direct: tool })
+        Ok(Api { server, address: Ipv4Addr::LOCALHOST, authority: None, admin: tool.clone(), direct: tool })
     }
 
     /// A cluster with a node, in a machine of its own.
@@ -251,6 +255,7 @@ impl Start {
             direct: self.tool("kubectl", &cluster.direct_kubeconfig)?,
             address: Ipv4Addr::LOCALHOST,
             server: cluster.server,
+            authority: Some((cluster.authority, cluster.address)),
         })
     }
 

@@ -1,8 +1,7 @@
 //! `kubectl port-forward`.
 
-use crate::Lines;
+use crate::{lines::Lines, run::Tool};
 use anyhow::{Context, Result};
-use lab::Tool;
 use std::time::Duration;
 use tokio::net::TcpStream;
 

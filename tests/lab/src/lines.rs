@@ -1,7 +1,7 @@
 //! Commands that go on, line by line.
 
+use crate::run::Tool;
 use anyhow::{Context, Result, bail};
-use lab::Tool;
 use std::{collections::VecDeque, process::ExitStatus, time::Duration};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},

@@ -46,8 +46,8 @@ impl Site {
     }
 
     /// On a machine of its own: the ports are those of everywhere.
-    pub(crate) fn node(address: Ipv4Addr) -> Self {
-        Self { address, ports: [2379, 2380, 2381, 6443, 10257], node: true }
+    pub(crate) fn machine(address: Ipv4Addr, node: bool) -> Self {
+        Self { address, ports: [2379, 2380, 2381, 6443, 10257], node }
     }
 }
 

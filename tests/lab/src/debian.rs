@@ -1,7 +1,12 @@
 //! Packages of Debian: libraries and programs that the lab does not build itself.
 
-use anyhow::{Context, Result, bail};
-use std::{path::Path, process::Stdio};
+use crate::folders;
+use anyhow::{Context, Result, bail, ensure};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 use tokio::{process::Command, sync::Mutex};
 
 /// apt and dpkg take turns anyway, and fail when they meet.
@@ -23,15 +28,43 @@ pub(crate) async fn install(packages: &[&str]) -> Result<()> {
         bail!("these Debian packages are missing: {}. As root: {by_hand}", missing.join(", "));
     }
     let install = [&["install", "--yes", "--no-install-recommends"], missing.as_slice()].concat();
-    if apt(&install).await.is_ok() {
-        return Ok(());
+    get(&install).await.with_context(|| format!("cannot install Debian packages; by hand: {by_hand}"))
+}
+
+/// The files of a package and of those that it needs and that are not installed, in a folder of the cache. Installing them would start
+/// their services, now and whenever the machine does.
+pub(crate) async fn unpack(package: &str) -> Result<PathBuf> {
+    let _turn = TURN.lock().await;
+    let folder = folders::cache()?.join("debian").join(package);
+    if folder.exists() {
+        return Ok(folder);
     }
-    // The lists are missing or old. A source of the user's that does not answer is no reason to give up.
-    let updated = apt(&["update"]).await;
-    apt(&install)
+    ensure!(Path::new("/usr/bin/dpkg-deb").exists(), "{package} is a package of Debian, and this system is another");
+    // Another run may be at the same.
+    let workshop = folder.with_extension(std::process::id().to_string());
+    let (archives, files) = (workshop.join("archives"), workshop.join("files"));
+    for made in [&archives.join("partial"), &files] {
+        fs::create_dir_all(made).with_context(|| format!("cannot create {}", made.display()))?;
+    }
+    let into = format!("Dir::Cache::archives={}", archives.display());
+    let download = ["install", "--download-only", "--reinstall", "--yes", "--no-install-recommends", "--option", &into];
+    get(&[&download, [package].as_slice()].concat())
         .await
-        .map_err(|error| updated.err().unwrap_or(error))
-        .with_context(|| format!("cannot install Debian packages; by hand: {by_hand}"))
+        .with_context(|| format!("cannot get Debian's package {package}"))?;
+    for entry in fs::read_dir(&archives).with_context(|| format!("cannot list {}", archives.display()))? {
+        let archive = entry?.path();
+        if archive.extension().is_some_and(|extension| extension == "deb") {
+            let mut command = Command::new("dpkg-deb");
+            run(command.arg("--extract").arg(&archive).arg(&files)).await?;
+        }
+    }
+    if let Err(error) = fs::rename(&files, &folder)
+        && !folder.exists()
+    {
+        return Err(error).with_context(|| format!("cannot create {}", folder.display()));
+    }
+    fs::remove_dir_all(&workshop).with_context(|| format!("cannot remove {}", workshop.display()))?;
+    Ok(folder)
 }
 
 async fn missing<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>> {
@@ -51,15 +84,27 @@ async fn missing<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>> {
     Ok(missing)
 }
 
+async fn get(install: &[&str]) -> Result<()> {
+    if apt(install).await.is_ok() {
+        return Ok(());
+    }
+    // The lists are missing or old. A source of the user's that does not answer is no reason to give up.
+    let updated = apt(&["update"]).await;
+    apt(install).await.map_err(|error| updated.err().unwrap_or(error))
+}
+
 async fn apt(args: &[&str]) -> Result<()> {
     let mut command = Command::new("apt-get");
     // Another apt on this machine is waited for. One that is killed half-way leaves packages broken, so it goes on when this ends.
     command.args(["--quiet", "--option", "DPkg::Lock::Timeout=300"]).args(args);
-    command.env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
-    let output = command.output().await.context("cannot run apt-get")?;
+    run(command.env("DEBIAN_FRONTEND", "noninteractive")).await
+}
+
+async fn run(command: &mut Command) -> Result<()> {
+    let what = format!("{:?}", command.as_std());
+    let output = command.stdin(Stdio::null()).output().await.with_context(|| format!("cannot run {what}"))?;
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        bail!("apt-get {} ended with {}: {}", args.join(" "), output.status, said.trim());
+        bail!("{what} ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(())
 }

@@ -14,6 +14,7 @@ pub(crate) use self::{
 use crate::{
     cluster,
     control_plane::ControlPlane,
+    docker::Docker,
     node::Machine,
     parts::Parts,
     pki::Authority,
@@ -60,6 +61,8 @@ pub struct Options {
     pub kubeconfig: Option<PathBuf>,
     /// A node in the lab's own cluster, and the agent as pods on it instead of as processes.
     pub node: bool,
+    /// A Docker engine, on one machine with the lab's own cluster, which has no node and no services then.
+    pub docker: bool,
     /// Without it the lab ends with a ready API server: no control plane, no chart.
     pub services: bool,
     /// Replicas of a service instead of one.
@@ -85,6 +88,7 @@ impl Default for Options {
             cluster: "lab".to_owned(),
             kubeconfig: None,
             node: false,
+            docker: false,
             services: true,
             replicas: BTreeMap::new(),
             values: Vec::new(),
@@ -115,6 +119,7 @@ pub struct Lab {
     link: Option<Link>,
     state: Arc<StateFile>,
     spawner: Spawner,
+    docker: Option<Docker>,
     // After its processes.
     machine: Option<Arc<Machine>>,
     // Last: it is released when everything in it has ended.
@@ -343,6 +348,14 @@ impl Lab {
     /// The run folder: logs, certificates, volumes. A test may keep files of its own in it.
     pub fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// The Docker engine.
+    ///
+    /// # Errors
+    /// In a lab without one.
+    pub fn docker(&self) -> Result<&Docker> {
+        self.docker.as_ref().context("this lab was started without a Docker engine")
     }
 
     /// The parts at hand.

@@ -17,6 +17,7 @@ pub mod cli;
 mod cluster;
 mod control_plane;
 mod debian;
+mod docker;
 mod folders;
 mod forward;
 mod kubeconfig;
@@ -37,6 +38,7 @@ mod workload;
 
 pub use crate::{
     certificates::{Certificate, Certificates},
+    docker::Docker,
     folders::workspace,
     forward::Forward,
     lab::{Containers, Lab, Options},
@@ -47,5 +49,6 @@ pub use crate::{
     process::{Health, Process, Spawner, Spec},
     progress::Progress,
     run::{Output, Tool},
+    services::built as services,
     wait::until,
 };

@@ -2,8 +2,8 @@
 //! pods, in a machine of its own inside this one. The control plane's processes run in there, too, so that they reach pods.
 
 mod config;
-mod image;
-mod images;
+pub(crate) mod image;
+pub(crate) mod images;
 mod machine;
 
 pub(crate) use self::machine::{Machine, Remains};

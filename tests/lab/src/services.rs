@@ -131,6 +131,14 @@ impl Services {
     }
 }
 
+/// The services' programs of the release profile by name, built when they are not.
+///
+/// # Errors
+/// When they do not build.
+pub async fn built(progress: &Progress) -> Result<BTreeMap<String, PathBuf>> {
+    Ok(Services::build(Profile::Release, progress).await?.binaries)
+}
+
 fn packages() -> Result<Vec<String>> {
     let folder = folders::workspace().join("services");
     let mut packages = Vec::new();

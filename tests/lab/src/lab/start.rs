@@ -8,6 +8,7 @@ use super::{
 use crate::{
     cluster::{Cluster, GROUP, Site, USER},
     control_plane::ControlPlane,
+    docker::Docker,
     folders,
     kubeconfig::{self, Login, Server},
     node::{Machine, Node},
@@ -39,6 +40,7 @@ struct Start {
     processes: Processes,
     spawner: Spawner,
     state: Arc<StateFile>,
+    docker: Option<Docker>,
     machine: Option<Arc<Machine>>,
     folder: RunFolder,
 }
@@ -103,6 +105,12 @@ impl Start {
             Node::require().await?;
             users.push(Use::Node);
         }
+        if options.docker {
+            ensure!(
+                options.kubeconfig.is_none() && !options.node && !options.services,
+                "a Docker engine is for a lab of nothing but a cluster without a node"
+            );
+        }
         if options.bench {
             users.push(Use::Tests);
         }
@@ -116,6 +124,7 @@ impl Start {
             processes: Processes::default(),
             spawner: Spawner::new()?,
             state,
+            docker: None,
             machine: None,
             folder,
         };
@@ -159,6 +168,7 @@ impl Start {
             link,
             state: self.state,
             spawner: self.spawner,
+            docker: self.docker,
             machine: self.machine,
             folder: self.folder,
         };
@@ -181,6 +191,7 @@ impl Start {
         let api = match self.options.kubeconfig.clone() {
             Some(kubeconfig) => self.existing(&kubeconfig).await?,
             None if self.options.node => self.with_node(services).await?,
+            None if self.options.docker => self.with_docker().await?,
             None => {
                 let step = self.options.progress.step("Kubernetes", "etcd, kube-apiserver, kube-controller-manager");
                 let traces = self.options.api_server_traces;
@@ -210,17 +221,10 @@ impl Start {
 
     /// A cluster with a node, in a machine of its own.
     async fn with_node(&mut self, services: Option<&Services>) -> Result<Api> {
-        let step = self.options.progress.step("node", "a machine of its own");
-        let machine = Arc::new(Machine::plan(&self.folder.path().join("node"), &self.folder.logs().join("pods"))?);
-        self.machine = Some(Arc::clone(&machine));
-        self.state.change(|state| state.node = Some(machine.remains.clone()))?;
-        let init = self.start_by(&machine.spawner, machine.init()).await?;
-        machine.set_up(init.pid().context("the node's first process has ended")?).await?;
-        step.done(&format!("is {}, and this machine {}", machine.address, machine.gateway));
-
+        let machine = self.machine().await?;
         let step = self.options.progress.step("Kubernetes", "a control plane and a node");
         let traces = self.options.api_server_traces;
-        let cluster = Cluster::prepare(self.folder.path(), &self.parts, traces, Site::node(machine.address))?;
+        let cluster = Cluster::prepare(self.folder.path(), &self.parts, traces, Site::machine(machine.address, true))?;
         let node = Node::prepare(&machine, &self.parts, &cluster)?;
         self.start_by(&machine.spawner, node.containerd()).await?;
         let parts = self.parts.clone();
@@ -247,6 +251,38 @@ impl Start {
         node.names(&api.admin).await?;
         step.done(&format!("answers at {}", api.server.url));
         Ok(api)
+    }
+
+    /// A cluster without a node, and a Docker engine, in a machine of their own: what uses the network of the engine's machine reaches the
+    /// API server, as it does a local cluster's.
+    async fn with_docker(&mut self) -> Result<Api> {
+        let package = Docker::require().await?;
+        let machine = self.machine().await?;
+        let step = self.options.progress.step("Kubernetes", "a control plane, and a Docker engine beside it");
+        let docker = Docker::prepare(&machine, &package, &self.parts)?;
+        self.start_by(&machine.spawner, docker.engine()?).await?;
+        let traces = self.options.api_server_traces;
+        let site = Site::machine(machine.address, false);
+        let cluster = Cluster::prepare(self.folder.path(), &self.parts, traces, site)?;
+        for spec in [&cluster.etcd, &cluster.apiserver, &cluster.controller_manager] {
+            self.start_by(&machine.spawner, spec.clone()).await?.wait_ready(READY_WITHIN).await?;
+        }
+        docker.wait_ready(READY_WITHIN).await?;
+        self.docker = Some(docker);
+        step.done(&format!("answers at {}", cluster.server.url));
+        self.api(cluster)
+    }
+
+    /// A machine inside this one.
+    async fn machine(&mut self) -> Result<Arc<Machine>> {
+        let step = self.options.progress.step("node", "a machine of its own");
+        let machine = Arc::new(Machine::plan(&self.folder.path().join("node"), &self.folder.logs().join("pods"))?);
+        self.machine = Some(Arc::clone(&machine));
+        self.state.change(|state| state.node = Some(machine.remains.clone()))?;
+        let init = self.start_by(&machine.spawner, machine.init()).await?;
+        machine.set_up(init.pid().context("the node's first process has ended")?).await?;
+        step.done(&format!("is {}, and this machine {}", machine.address, machine.gateway));
+        Ok(machine)
     }
 
     fn api(&self, cluster: Cluster) -> Result<Api> {

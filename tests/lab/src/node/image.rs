@@ -18,34 +18,39 @@ use tokio::process::Command;
 const NAME: &str = "io.containerd.image.name";
 
 /// Files of an image, as a tar file in memory.
-pub(super) struct Layer {
+pub(crate) struct Layer {
     tar: Builder<Vec<u8>>,
     folders: BTreeSet<PathBuf>,
 }
 
 impl Layer {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { tar: Builder::new(Vec::new()), folders: BTreeSet::new() }
     }
 
     /// A file of this machine, under its own path or another.
-    pub(super) fn file(&mut self, from: &Path, to: &str) -> Result<()> {
+    pub(crate) fn file(&mut self, from: &Path, to: &str) -> Result<()> {
         let content = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
         self.bytes(&content, to)
     }
 
-    pub(super) fn bytes(&mut self, content: &[u8], to: &str) -> Result<()> {
+    pub(crate) fn bytes(&mut self, content: &[u8], to: &str) -> Result<()> {
         self.add(EntryType::Regular, to, 0o755, content, None)
     }
 
-    pub(super) fn link(&mut self, target: &str, to: &str) -> Result<()> {
+    pub(crate) fn link(&mut self, target: &str, to: &str) -> Result<()> {
         self.add(EntryType::Symlink, to, 0o777, &[], Some(target))
     }
 
     /// A folder that everybody may write to.
-    pub(super) fn scratch(&mut self, to: &str) -> Result<()> {
+    pub(crate) fn scratch(&mut self, to: &str) -> Result<()> {
         self.folders.insert(inside(to).to_owned());
         self.add(EntryType::Directory, to, 0o1777, &[], None)
+    }
+
+    /// The tar file.
+    pub(crate) fn finish(self) -> Result<Vec<u8>> {
+        self.tar.into_inner().context("cannot end a layer")
     }
 
     fn add(&mut self, kind: EntryType, to: &str, mode: u32, content: &[u8], target: Option<&str>) -> Result<()> {
@@ -83,7 +88,7 @@ fn inside(path: &str) -> &Path {
 }
 
 /// The shared libraries that a program is loaded with, each under the path it is looked for at. A static program has none.
-pub(super) async fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) async fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
     let mut command = Command::new("ldd");
     let output = command.arg(program).kill_on_drop(true).output().await.context("cannot run ldd")?;
     let text = String::from_utf8_lossy(&output.stdout);
@@ -129,8 +134,7 @@ impl Archive {
 
     /// Writes a layer and gives its descriptor.
     pub(super) fn layer(&mut self, layer: Layer) -> Result<Value> {
-        let content = layer.tar.into_inner().context("cannot end a layer")?;
-        self.blob("application/vnd.oci.image.layer.v1.tar", &content)
+        self.blob("application/vnd.oci.image.layer.v1.tar", &layer.finish()?)
     }
 
     pub(super) fn image(&mut self, image: Image<'_>) -> Result<()> {

@@ -16,8 +16,9 @@ pub(super) const COREDNS: &str = "lab.local/coredns:1";
 pub(super) const METRICS_SERVER: &str = "lab.local/metrics-server:1";
 
 /// Programs of this machine that go into [`TOOLS`], all of Debian packages.
-const PROGRAMS: [&str; 2] = ["/bin/busybox", "/usr/bin/socat"];
-const ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
+const PROGRAMS: [&str; 2] = [BUSYBOX, "/usr/bin/socat"];
+pub(crate) const BUSYBOX: &str = "/bin/busybox";
+pub(crate) const ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// Writes all of them into one archive. Names and tags are those that the charts ask for.
 pub(super) async fn write(archive: &Path, parts: &Parts, services: Option<&Services>) -> Result<()> {
@@ -46,7 +47,7 @@ fn pack(archive: &Path, parts: &Parts, services: &[(String, PathBuf)], shared: &
     let nats = ("nats-server".to_owned(), parts.path("nats-server")?.to_owned());
     let ours = services.iter().map(|service| (format!("docker.io/pipeops/{}:{version}", service.0), service));
     let others = [
-        (format!("docker.io/library/nats:{}-alpine", crate::parts::pinned("nats-server")?), nats),
+        (format!("docker.io/library/{}", nats_image()?), nats),
         (COREDNS.to_owned(), ("coredns".to_owned(), parts.path("coredns")?.to_owned())),
         (METRICS_SERVER.to_owned(), ("metrics-server".to_owned(), parts.path("metrics-server")?.to_owned())),
     ];
@@ -57,6 +58,11 @@ fn pack(archive: &Path, parts: &Parts, services: &[(String, PathBuf)], shared: &
         archive.image(Image { name: image, start: Start::Entrypoint(program), layers })?;
     }
     archive.finish()
+}
+
+/// The bus, by the name that the chart and docker-compose.yaml have for it.
+pub(crate) fn nats_image() -> Result<String> {
+    Ok(format!("nats:{}-alpine", crate::parts::pinned("nats-server")?))
 }
 
 /// What a program that is linked on this machine needs: the libraries it was linked with, names of users, and CA certificates.
@@ -79,11 +85,17 @@ fn tools() -> Result<Layer> {
     for program in PROGRAMS {
         layer.file(Path::new(program), program)?;
     }
+    applets(&mut layer)?;
+    Ok(layer)
+}
+
+/// The small programs that busybox is.
+pub(crate) fn applets(layer: &mut Layer) -> Result<()> {
     let output = std::process::Command::new("busybox").arg("--list").output().context("cannot run busybox")?;
     // Debian's crashes as wget; socat does for requests.
     let none = ["busybox", "wget"];
     for applet in String::from_utf8_lossy(&output.stdout).lines().filter(|applet| !none.contains(applet)) {
-        layer.link("/bin/busybox", &format!("/bin/{applet}"))?;
+        layer.link(BUSYBOX, &format!("/bin/{applet}"))?;
     }
-    Ok(layer)
+    Ok(())
 }

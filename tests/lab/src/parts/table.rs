@@ -101,6 +101,20 @@ pub static PARTS: &[Part] = &[
         of: Use::Node,
     },
     Part {
+        name: "docker-compose",
+        module: "docker-compose",
+        version: "2.40.3",
+        binaries: &[Binary {
+            name: "docker-compose",
+            package: "github.com/docker/compose/v2/cmd",
+            built_as: "cmd",
+            version: Some((&["version", "--short"], Fit::Minor(2, 40))),
+        }],
+        ldflags: "-X github.com/docker/compose/v2/internal.Version=v2.40.3",
+        build: Build::Pure,
+        of: Use::Tests,
+    },
+    Part {
         name: "kube-router",
         module: "kube-router",
         version: "2.1.0",

@@ -12,7 +12,7 @@ use std::{
 
 const SOON: Duration = Duration::from_secs(60);
 /// Of an image with all that is in it.
-const LARGEST: u64 = 40 << 20;
+const LARGEST: u64 = 40_000_000;
 
 /// What of the repository docker-compose.yaml and its script use, with programs that are built already.
 struct Checkout<'a> {
@@ -22,23 +22,23 @@ struct Checkout<'a> {
 }
 
 impl<'a> Checkout<'a> {
-    async fn make(lab: &'a Lab, compose: &'a Path, programs: &BTreeMap<String, PathBuf>) -> Result<Self> {
+    /// All of it in the lab's folder: the engine's machine may not see that of the repository.
+    fn make(lab: &'a Lab, compose: &'a Path, programs: &BTreeMap<String, PathBuf>) -> Result<Self> {
         let checkout = Self { docker: lab.docker()?, compose, root: lab.folder().join("checkout") };
         let root = &checkout.root;
-        for folder in ["docker", "target/dist"] {
-            fs::create_dir_all(root.join(folder))?;
+        fs::create_dir_all(root.join("target/dist"))?;
+        let mut copy = Command::new("cp");
+        copy.arg("-r").args(["charts", "docker", "docker-compose.yaml"]).arg(root).current_dir(lab::workspace());
+        ensure!(copy.status()?.success(), "{copy:?}");
+        let own = root.join("docker/.local");
+        if own.exists() {
+            fs::remove_dir_all(own).context("cannot remove what a run of the developer's has left")?;
         }
-        let files =
-            ["docker-compose.yaml", "docker/Dockerfile", "docker/Dockerfile.dockerignore", "docker/kubernetes.sh"];
-        for file in files {
-            fs::copy(lab::workspace().join(file), root.join(file)).with_context(|| format!("cannot copy {file}"))?;
-        }
-        std::os::unix::fs::symlink(lab::workspace().join("charts"), root.join("charts"))?;
         for (name, program) in programs {
             // The profile `dist` leaves no more in its programs, and makes smaller ones of it.
             let mut strip = Command::new("strip");
             strip.arg("--strip-debug").arg("-o").arg(root.join("target/dist").join(name)).arg(program);
-            checkout.docker.run(strip).await?;
+            ensure!(strip.status()?.success(), "{strip:?}");
         }
         Ok(checkout)
     }
@@ -84,7 +84,7 @@ async fn kubectl_reaches_a_cluster_through_images_of_the_dockerfile_run_by_compo
     let programs = lab::services(&progress).await?;
     let parts = Parts::only("docker-compose", &progress).await?;
     let lab = Lab::start(Options { services: false, docker: true, ..Options::default() }).await?;
-    let checkout = Checkout::make(&lab, parts.path("docker-compose")?, &programs).await?;
+    let checkout = Checkout::make(&lab, parts.path("docker-compose")?, &programs)?;
     checkout.docker.load_images(programs.values().next().context("there are no services")?).await?;
 
     checkout.compose(&["build"]).await?;
@@ -118,12 +118,22 @@ async fn kubectl_reaches_a_cluster_through_images_of_the_dockerfile_run_by_compo
         kubectl.args(args);
         checkout.run(kubectl)
     };
-    let namespaces = until("kubectl through compose", SOON, || kubectl(&["get", "namespaces", "-o", "name"])).await?;
+    let namespaces = until("kubectl through compose", SOON, || kubectl(&["get", "namespaces", "-o", "name"])).await;
+    let namespaces = match namespaces {
+        Ok(namespaces) => namespaces,
+        // They go with the containers.
+        Err(error) => return Err(error.context(checkout.compose(&["logs"]).await?)),
+    };
     ensure!(namespaces.lines().any(|line| line == "namespace/pipeops-local"), "{namespaces}");
     let who = kubectl(&["auth", "whoami", "-o", "jsonpath={.status.userInfo.username}"]).await?;
     ensure!(who == "me", "the cluster takes the user for {who:?}");
     let secrets = kubectl(&["get", "secrets", "-A"]).await;
     ensure!(secrets.as_ref().is_err_and(|error| format!("{error:#}").contains("Forbidden")), "{secrets:?}");
+
+    let containers = checkout.docker(&["ps", "--all", "--quiet"]).await?;
+    let inspect = ["inspect", "--format", "{{.Name}} {{.RestartCount}} {{.State.ExitCode}}"];
+    let states = checkout.docker(&inspect.into_iter().chain(containers.lines()).collect::<Vec<_>>()).await?;
+    ensure!(states.lines().count() == 6 && states.lines().all(|state| state.ends_with(" 0 0")), "{states}");
 
     checkout.compose(&["down", "--volumes"]).await?;
     for (kind, list) in [("containers", ["ps", "--all"]), ("volumes", ["volume", "ls"])] {

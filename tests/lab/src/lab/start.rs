@@ -275,7 +275,7 @@ impl Start {
 
     /// A machine inside this one.
     async fn machine(&mut self) -> Result<Arc<Machine>> {
-        let step = self.options.progress.step("node", "a machine of its own");
+        let step = self.options.progress.step("machine", "namespaces of its own");
         let machine = Arc::new(Machine::plan(&self.folder.path().join("node"), &self.folder.logs().join("pods"))?);
         self.machine = Some(Arc::clone(&machine));
         self.state.change(|state| state.node = Some(machine.remains.clone()))?;

@@ -4,6 +4,8 @@
 //!   host: control plane, tests ── 10.201.x.1 ══ veth ══ 10.201.x.2 ── node: Kubernetes, containerd, pods (10.244.0.0/24)
 //! ```
 //!
+//! Or a Docker engine and Kubernetes' control plane beside it, instead of a node.
+//!
 //! Its first process ends with the lab, however that ends, and takes all the others along. What is left then, cgroups and files, is
 //! written down before it is made: see [`Remains`].
 

@@ -117,11 +117,12 @@ impl Docker {
     /// # Errors
     /// When it ends with another status than 0, or not within two minutes; the message has its stderr.
     pub async fn run(&self, command: Command) -> Result<String> {
-        let what = format!("{command:?}");
+        let words = std::iter::once(command.get_program()).chain(command.get_args());
+        let what = words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ");
         let stdout = tokio::time::timeout(LIMIT, self.machine.spawner.run(command))
             .await
             .with_context(|| format!("{what} does not end"))?
-            .with_context(|| what)?;
+            .with_context(|| format!("{what} failed"))?;
         Ok(String::from_utf8_lossy(&stdout).into_owned())
     }
 

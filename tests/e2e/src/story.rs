@@ -2,8 +2,11 @@
 
 use crate::normalise;
 use anyhow::{Result, ensure};
-use lab::Lab;
-use std::fmt::Write;
+use lab::{Lab, Tool};
+use std::{
+    fmt::Write,
+    path::{Path, PathBuf},
+};
 
 /// One command.
 #[derive(Clone, Debug)]
@@ -26,6 +29,7 @@ enum Which {
 #[derive(Clone, Debug, Default)]
 pub struct Story {
     steps: Vec<Step>,
+    kubectl: Option<PathBuf>,
 }
 
 /// What a run through the agent and a straight one are compared by.
@@ -80,13 +84,18 @@ impl Step {
         format!("{} {}", if self.tool == Which::Helm { "helm" } else { "kubectl" }, self.args.join(" "))
     }
 
-    async fn run(&self, lab: &Lab, through: bool) -> Result<Seen> {
+    fn tool(&self, tool: &Tool, kubectl: Option<&Path>) -> Tool {
+        let tool = kubectl.map_or_else(|| tool.clone(), |binary| tool.with_program(binary));
+        self.env.iter().fold(tool, |tool, (key, value)| tool.with_env(key, value))
+    }
+
+    async fn run(&self, lab: &Lab, through: bool, kubectl: Option<&Path>) -> Result<Seen> {
         let args: Vec<&str> = self.args.iter().map(String::as_str).collect();
         let output = match (self.tool, through) {
             (Which::Helm, true) => lab.helm(&args).await?,
             (Which::Helm, false) => lab.helm_direct(&args).await?,
-            (Which::Kubectl, true) => lab.proxied()?.run_in(&self.env, &args, &self.input).await?,
-            (Which::Kubectl, false) => lab.direct().run_in(&self.env, &args, &self.input).await?,
+            (Which::Kubectl, true) => self.tool(lab.proxied()?, kubectl).run_with_input(&args, &self.input).await?,
+            (Which::Kubectl, false) => self.tool(lab.direct(), kubectl).run_with_input(&args, &self.input).await?,
         };
         let seen =
             Seen { code: output.status.code(), stdout: normalise(&output.stdout), stderr: normalise(&output.stderr) };
@@ -105,7 +114,18 @@ impl Step {
 impl Story {
     /// Commands in their order.
     pub fn new(steps: impl IntoIterator<Item = Step>) -> Self {
-        Self { steps: steps.into_iter().collect() }
+        Self { steps: steps.into_iter().collect(), kubectl: None }
+    }
+
+    /// With another kubectl than the lab's, both ways.
+    #[must_use]
+    pub fn with_kubectl(mut self, binary: &Path) -> Self {
+        self.kubectl = Some(binary.to_owned());
+        self
+    }
+
+    async fn run(&self, step: &Step, lab: &Lab, through: bool) -> Result<Seen> {
+        step.run(lab, through, self.kubectl.as_deref()).await
     }
 
     /// Runs all of it straight, then all of it through the agent: stdout, stderr and exit codes have to be the same.
@@ -115,10 +135,10 @@ impl Story {
     pub async fn same_both_ways(&self, lab: &Lab) -> Result<()> {
         let mut straight = Vec::new();
         for step in &self.steps {
-            straight.push(step.run(lab, false).await?);
+            straight.push(self.run(step, lab, false).await?);
         }
         for (step, straight) in self.steps.iter().zip(&straight) {
-            compare(step, straight, &step.run(lab, true).await?)?;
+            compare(step, straight, &self.run(step, lab, true).await?)?;
         }
         Ok(())
     }
@@ -129,7 +149,7 @@ impl Story {
     /// As [`Story::same_both_ways`].
     pub async fn same_at_once(&self, lab: &Lab) -> Result<()> {
         for step in &self.steps {
-            let (straight, through) = tokio::try_join!(step.run(lab, false), step.run(lab, true))?;
+            let (straight, through) = tokio::try_join!(self.run(step, lab, false), self.run(step, lab, true))?;
             compare(step, &straight, &through)?;
         }
         Ok(())

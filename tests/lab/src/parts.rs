@@ -54,7 +54,9 @@ pub enum Use {
     Lab,
     /// A lab with a node.
     Node,
-    /// Benches and single tests.
+    /// Benches, and the test that runs each of them in small.
+    Benches,
+    /// Single tests.
     Tests,
 }
 

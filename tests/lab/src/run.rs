@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
@@ -40,12 +41,26 @@ pub struct Tool {
     binary: PathBuf,
     kubeconfig: PathBuf,
     home: PathBuf,
+    env: BTreeMap<String, String>,
 }
 
 impl Tool {
     /// `home` is where the program may keep its caches: the user's own stay as they are.
     pub(crate) fn new(binary: &Path, kubeconfig: &Path, home: &Path) -> Self {
-        Self { binary: binary.to_owned(), kubeconfig: kubeconfig.to_owned(), home: home.to_owned() }
+        Self { binary: binary.to_owned(), kubeconfig: kubeconfig.to_owned(), home: home.to_owned(), env: BTreeMap::new() }
+    }
+
+    /// Another program in its place, with the same kubeconfig.
+    #[must_use]
+    pub fn with_program(&self, binary: &Path) -> Self {
+        Self { binary: binary.to_owned(), ..self.clone() }
+    }
+
+    /// The same with one more variable in its environment.
+    #[must_use]
+    pub fn with_env(mut self, key: &str, value: &str) -> Self {
+        self.env.insert(key.to_owned(), value.to_owned());
+        self
     }
 
     /// The kubeconfig it is bound to.
@@ -66,6 +81,7 @@ impl Tool {
             .env("HELM_CACHE_HOME", self.home.join("helm-cache"))
             .env("HELM_CONFIG_HOME", self.home.join("helm-config"))
             .env("HELM_DATA_HOME", self.home.join("helm-data"))
+            .envs(&self.env)
             .stdin(Stdio::null())
             .kill_on_drop(true);
         command
@@ -94,17 +110,9 @@ impl Tool {
     /// # Errors
     /// As [`Tool::run`].
     pub async fn run_with_input(&self, args: &[&str], input: &str) -> Result<Output> {
-        self.run_in(&[], args, input).await
-    }
-
-    /// As [`Tool::run_with_input`], with more variables in its environment.
-    ///
-    /// # Errors
-    /// As [`Tool::run`].
-    pub async fn run_in(&self, env: &[(String, String)], args: &[&str], input: &str) -> Result<Output> {
         let what = || format!("{} {}", self.binary.display(), args.join(" "));
         let mut command = self.command(args);
-        command.envs(env.iter().map(|(key, value)| (key, value))).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         if !input.is_empty() {
             command.stdin(Stdio::piped());
         }

@@ -21,8 +21,7 @@ use std::{
 /// Runs the checks and tests whose name contains `filter`, or all of them. The last line has the counts.
 pub(super) async fn run(filter: Option<String>) -> Result<ExitCode> {
     let progress = Progress::detect();
-    // The benches' parts too: a test runs each bench in small.
-    let parts = Parts::of(&[Use::Lab, Use::Tests], &progress).await?;
+    let parts = Parts::of(&[Use::Lab, Use::Benches, Use::Tests], &progress).await?;
     // Those of a node need more than the others, and most tests need no node.
     if let Err(error) = Parts::of(&[Use::Node], &progress).await {
         eprintln!("tests that need a node will fail: {error:#}");

@@ -112,7 +112,7 @@ impl Start {
             );
         }
         if options.bench {
-            users.push(Use::Tests);
+            users.push(Use::Benches);
         }
         let (parts, services) = tokio::try_join!(Parts::of(&users, &options.progress), async {
             let profile = if options.bench { Profile::Dist } else { Profile::Release };

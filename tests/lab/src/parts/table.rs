@@ -142,6 +142,21 @@ pub static PARTS: &[Part] = &[
         of: Use::Node,
     },
     Part {
+        name: "kubectl-1.33",
+        module: "kubectl-1.33",
+        version: "1.33.13",
+        binaries: &[Binary {
+            name: "kubectl-1.33",
+            package: "k8s.io/kubernetes/cmd/kubectl",
+            built_as: "kubectl",
+            version: Some((&["version", "--client"], Fit::Minor(1, 33))),
+        }],
+        ldflags: "-X k8s.io/component-base/version.gitVersion=v1.33.13 -X k8s.io/component-base/version.gitMajor=1 \
+                  -X k8s.io/component-base/version.gitMinor=33",
+        build: Build::Pure,
+        of: Use::Tests,
+    },
+    Part {
         name: "containerd",
         module: "containerd",
         version: "2.4.2",
@@ -202,7 +217,7 @@ pub static PARTS: &[Part] = &[
         ],
         ldflags: "",
         build: Build::Pure,
-        of: Use::Tests,
+        of: Use::Benches,
     },
     Part {
         name: "chisel",
@@ -216,7 +231,7 @@ pub static PARTS: &[Part] = &[
         }],
         ldflags: "-X github.com/jpillora/chisel/share.BuildVersion=1.11.3",
         build: Build::Pure,
-        of: Use::Tests,
+        of: Use::Benches,
     },
     Part {
         name: "yamux-peer",

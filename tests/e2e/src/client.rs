@@ -1,13 +1,14 @@
-//! Clients of the control plane: a library's, and bare TLS connections.
+//! Clients of the control plane: libraries', and bare TLS connections.
 
 use crate::{Protocol, wire::Wire};
 use anyhow::{Context, Result};
+use kube::config::{KubeConfigOptions, Kubeconfig};
 use lab::Lab;
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, ServerName, pem::PemObject},
 };
-use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -17,7 +18,7 @@ pub type Tls = Wire<TlsStream<TcpStream>>;
 /// A cluster behind the control plane, and a user's way to it.
 #[derive(Clone, Debug)]
 pub struct Target {
-    port: u16,
+    address: SocketAddr,
     ca_pem: String,
     tls: Arc<ClientConfig>,
     pub token: String,
@@ -35,9 +36,9 @@ impl Target {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(ca_pem.as_bytes()).context("the control plane's CA is no PEM")?)?;
         let tls = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-        let (_, port) = lab.url()?.rsplit_once(':').context("the control plane's URL has no port")?;
+        let address = lab.url()?.strip_prefix("https://").context("the control plane's URL is of another kind")?;
         Ok(Self {
-            port: port.parse()?,
+            address: address.parse()?,
             ca_pem,
             tls: Arc::new(tls),
             token: lab.user_token()?.to_owned(),
@@ -51,7 +52,7 @@ impl Target {
     /// When the control plane is not there.
     pub async fn connect(&self) -> Result<Tls> {
         let tcp = self.tcp().await?;
-        let name = ServerName::IpAddress(Ipv4Addr::LOCALHOST.into());
+        let name = ServerName::from(self.address.ip());
         Ok(Wire::new(TlsConnector::from(Arc::clone(&self.tls)).connect(name, tcp).await?))
     }
 
@@ -60,7 +61,7 @@ impl Target {
     /// # Errors
     /// When the control plane is not there.
     pub async fn tcp(&self) -> Result<TcpStream> {
-        let tcp = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await?;
+        let tcp = TcpStream::connect(self.address).await?;
         tcp.set_nodelay(true)?;
         Ok(tcp)
     }
@@ -91,7 +92,7 @@ impl Target {
     /// `https://…` of a path of the cluster.
     #[must_use]
     pub fn url(&self, path: &str) -> String {
-        format!("https://127.0.0.1:{}{}{path}", self.port, self.base)
+        format!("https://{}{}{path}", self.address, self.base)
     }
 
     /// A pooling client that sends the token.
@@ -113,4 +114,14 @@ impl Target {
         };
         Ok(builder.build()?)
     }
+}
+
+/// kube-rs with a kubeconfig.
+///
+/// # Errors
+/// When the file is not one.
+pub async fn kube_rs(kubeconfig: &Path) -> Result<kube::Client> {
+    let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    Ok(kube::Client::try_from(config)?)
 }

@@ -1,6 +1,9 @@
 //! Requests and responses of every shape through the whole path, against a plain HTTP backend: nothing is buffered whole, nothing is
 //! lost at the edges, and when one side goes the other is told.
 
+#[path = "streams/everything.rs"]
+mod everything;
+
 use anyhow::{Context, Result, ensure};
 use e2e::{
     Protocol,
@@ -10,6 +13,7 @@ use e2e::{
     stage::{Stage, run},
     wire::{Framing, Head, Sum, blocks, chunk},
 };
+use everything::a_watch_of_every_resource_shows_each_event_at_once_and_no_other;
 use std::{process::ExitCode, time::Duration};
 use tokio::{io::AsyncWriteExt, time::timeout};
 
@@ -37,6 +41,7 @@ fn main() -> ExitCode {
             when_the_api_server_breaks_off_the_client_sees_it_at_once,
             a_session_ends_on_both_sides_when_its_token_is_revoked,
             a_session_stuck_both_ways_ends_when_its_client_goes,
+            a_watch_of_every_resource_shows_each_event_at_once_and_no_other,
         ],
     )
 }

@@ -14,7 +14,10 @@ static TURN: Mutex<()> = Mutex::const_new(());
 
 /// Installs those of the packages that are not installed. On systems without dpkg they are taken to be there: what is missing shows in
 /// what needs it.
-pub(crate) async fn install(packages: &[&str]) -> Result<()> {
+///
+/// # Errors
+/// When apt does not install them, or this is not root.
+pub async fn install(packages: &[&str]) -> Result<()> {
     let _turn = TURN.lock().await;
     if !Path::new("/usr/bin/dpkg-query").exists() {
         return Ok(());

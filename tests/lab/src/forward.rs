@@ -21,12 +21,27 @@ impl Forward {
     /// # Errors
     /// When kubectl does not say that it does.
     pub async fn to(tool: &Tool, namespace: &str, pod: &str, port: u16) -> Result<Self> {
+        Self::with(&[], tool, namespace, pod, port).await
+    }
+
+    /// As [`Forward::to`], with more flags for kubectl.
+    ///
+    /// # Errors
+    /// As [`Forward::to`].
+    pub async fn with(flags: &[&str], tool: &Tool, namespace: &str, pod: &str, port: u16) -> Result<Self> {
         let (pod, port) = (format!("pod/{pod}"), format!(":{port}"));
-        let mut lines = Lines::of(tool, &["port-forward", "-n", namespace, &pod, &port, "--address=127.0.0.1"])?;
+        let forward = ["port-forward", "-n", namespace, &pod, &port, "--address=127.0.0.1"];
+        let mut lines = Lines::of(tool, &[&forward, flags].concat())?;
         let said = lines.next(STARTS_WITHIN).await?;
         let port =
             said.strip_prefix("Forwarding from 127.0.0.1:").and_then(|rest| rest.split(' ').next()?.parse().ok());
         Ok(Self { port: port.with_context(|| format!("kubectl says {said:?}"))?, lines })
+    }
+
+    /// The local port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// A connection to the pod.

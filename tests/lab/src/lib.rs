@@ -38,6 +38,7 @@ mod workload;
 
 pub use crate::{
     certificates::{Certificate, Certificates},
+    debian::install as install_debian_packages,
     docker::Docker,
     folders::workspace,
     forward::Forward,

@@ -47,7 +47,12 @@ pub struct Tool {
 impl Tool {
     /// `home` is where the program may keep its caches: the user's own stay as they are.
     pub(crate) fn new(binary: &Path, kubeconfig: &Path, home: &Path) -> Self {
-        Self { binary: binary.to_owned(), kubeconfig: kubeconfig.to_owned(), home: home.to_owned(), env: BTreeMap::new() }
+        Self {
+            binary: binary.to_owned(),
+            kubeconfig: kubeconfig.to_owned(),
+            home: home.to_owned(),
+            env: BTreeMap::new(),
+        }
     }
 
     /// Another program in its place, with the same kubeconfig.

@@ -1,16 +1,20 @@
 //! `kubectl port-forward`.
 
-use crate::prepare::{self, SOON};
+use crate::{
+    older,
+    prepare::{self, SOON},
+};
 use anyhow::{Context, Result, bail, ensure};
-use lab::{Forward, Lab};
+use e2e::normalise;
+use lab::{Forward, Lab, Tool};
 use std::{sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     task::JoinSet,
+    time::timeout,
 };
 
-const ECHO: &str = "socat -t30 TCP-LISTEN:7000,fork,reuseaddr,backlog=256 EXEC:cat";
 const CONNECTIONS: usize = 100;
 const LARGE: usize = 256 << 20;
 const BLOCK: usize = 64 << 10;
@@ -45,7 +49,7 @@ async fn echo(mut stream: TcpStream, connection: usize, blocks: usize) -> Result
 
 async fn echoes(lab: &Lab, namespace: &str) -> Result<()> {
     prepare::namespace(lab, namespace).await?;
-    prepare::pod(lab, namespace, "echo", ECHO).await
+    prepare::pod(lab, namespace, "echo", prepare::ECHO).await
 }
 
 pub async fn many_connections_at_once_keep_their_bytes_apart(lab: Arc<Lab>) -> Result<()> {
@@ -57,6 +61,45 @@ pub async fn many_connections_at_once_keep_their_bytes_apart(lab: Arc<Lab>) -> R
     }
     while let Some(ended) = connections.join_next().await {
         ended.context("a connection's task ended early")??;
+    }
+    Ok(())
+}
+
+/// Where nothing listens; what kubectl says of it, without what differs from one run to the next.
+async fn refused(tool: &Tool, namespace: &str, flags: &[&str]) -> Result<String> {
+    let mut forward = Forward::with(flags, tool, namespace, "echo", 7001).await?;
+    let mut stream = forward.connect().await?;
+    let mut rest = Vec::new();
+    let read = timeout(SOON, stream.read_to_end(&mut rest)).await.context("no end of a connection to nothing")?;
+    ensure!(read.is_err() || rest.is_empty(), "{rest:?}");
+    let (status, stderr) = forward.lines.end(SOON).await?;
+    let stderr = normalise(&stderr).replace(&forward.port().to_string(), "<port>");
+    Ok(format!("{:?} {stderr}", status.code()))
+}
+
+/// SPDY within a WebSocket is what kubectl takes first, and SPDY alone what it had before.
+pub async fn every_kubectl_forwards_alike_over_every_transport(lab: Arc<Lab>) -> Result<()> {
+    let namespace = "transports";
+    echoes(&lab, namespace).await?;
+    let older = older::kubectl().await?;
+    let (direct, proxied) = (lab.direct(), lab.proxied()?);
+    for [straight, through] in
+        [[direct.clone(), proxied.clone()], [direct.with_program(&older), proxied.with_program(&older)]]
+    {
+        for (websockets, method) in [("true", "GET"), ("false", "POST")] {
+            let [straight, through] =
+                [&straight, &through].map(|tool| tool.clone().with_env("KUBECTL_PORT_FORWARD_WEBSOCKETS", websockets));
+            let forward = Forward::to(&through, namespace, "echo", 7000).await?;
+            for connection in 0..5 {
+                echo(forward.connect().await?, connection, 4).await?;
+            }
+            drop(forward);
+            prepare::switched_once(&refused(&through, namespace, &["-v=6"]).await?, "portforward", method)?;
+            let straight = refused(&straight, namespace, &[]).await?;
+            let through = refused(&through, namespace, &[]).await?;
+            ensure!(straight == through, "straight {straight}\nthrough the agent {through}");
+            ensure!(through.contains("refused"), "{through}");
+        }
     }
     Ok(())
 }
@@ -75,9 +118,9 @@ pub async fn a_half_closed_connection_gets_the_rest_of_its_answer(lab: Arc<Lab>)
         let mut stream = forward.connect().await?;
         stream.write_all(&block(1, 1)).await?;
         let mut answer = vec![0; BLOCK / 2];
-        tokio::time::timeout(SOON, stream.read_exact(&mut answer)).await??;
+        timeout(SOON, stream.read_exact(&mut answer)).await??;
         stream.shutdown().await?;
-        let read = tokio::time::timeout(SOON, stream.read_to_end(&mut answer)).await;
+        let read = timeout(SOON, stream.read_to_end(&mut answer)).await;
         read.with_context(|| format!("{way}: no end after half a close"))??;
         ensure!(answer == block(1, 1), "{way}: {} bytes", answer.len());
     }
@@ -98,7 +141,7 @@ pub async fn a_forward_ends_with_its_pod(lab: Arc<Lab>) -> Result<()> {
     lab.admin().stdout(&["delete", "pod", "echo", "-n", "forward-ends", "--now"]).await?;
     for (mut forward, mut stream) in forwards {
         let mut rest = Vec::new();
-        match tokio::time::timeout(SOON, stream.read_to_end(&mut rest)).await {
+        match timeout(SOON, stream.read_to_end(&mut rest)).await {
             Err(_) => bail!("a connection to a pod that is gone stays open"),
             Ok(_) => ensure!(rest.is_empty(), "{rest:?}"),
         }

@@ -1,11 +1,15 @@
 //! What kubectl does with running pods, straight and through an agent that is pods itself.
 
+mod channels;
 mod copies;
 mod ends;
 mod forwards;
+mod kube_rs;
 mod logs;
 mod nodes;
+mod older;
 mod prepare;
+mod python;
 mod shells;
 mod terminals;
 
@@ -17,12 +21,19 @@ fn main() -> ExitCode {
     // The longest first: they have the others beside them.
     let cases = cases![
         nodes::figures_of_pods_and_nodes_are_shown,
+        channels::no_byte_of_two_thousand_sessions_is_lost,
         shells::no_byte_of_many_sessions_is_lost,
         copies::a_gibibyte_is_copied_both_ways,
         forwards::large_bodies_arrive_whole_in_both_directions,
         forwards::many_connections_at_once_keep_their_bytes_apart,
         forwards::a_half_closed_connection_gets_the_rest_of_its_answer,
+        forwards::every_kubectl_forwards_alike_over_every_transport,
         forwards::a_forward_ends_with_its_pod,
+        older::an_older_kubectl_does_alike,
+        older::an_older_kubectl_goes_on_alike,
+        python::the_python_client_sees_and_does_alike,
+        kube_rs::kube_rs_sees_and_does_alike,
+        shells::each_transport_is_the_one_asked_for,
         nodes::a_node_is_cordoned_tainted_and_drained_alike,
         nodes::deployments_of_real_pods_are_rolled_out_alike,
         nodes::kubectl_proxy_serves_the_api_through_the_agent,
@@ -31,6 +42,7 @@ fn main() -> ExitCode {
         shells::commands_end_alike_over_every_transport,
         shells::pods_are_run_attached_to_and_debugged_alike,
         terminals::a_terminal_has_the_size_of_the_users,
+        channels::sessions_by_http2_are_refused_with_the_reason,
         ends::sessions_end_with_the_pod,
         ends::sessions_end_with_the_client,
         ends::sessions_end_with_the_users_token,

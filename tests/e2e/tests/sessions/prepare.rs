@@ -1,10 +1,16 @@
 //! Pods for the tests.
 
-use anyhow::{Context, Result};
-use lab::{Lab, TOOLS_IMAGE, until};
-use std::time::Duration;
+use anyhow::{Context, Result, ensure};
+use lab::{Lab, TOOLS_IMAGE, Tool, until};
+use std::{process::Stdio, time::Duration};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::timeout,
+};
 
 pub const SOON: Duration = Duration::from_secs(60);
+/// A pod's command: gives back what comes to port 7000.
+pub const ECHO: &str = "socat -t30 TCP-LISTEN:7000,fork,reuseaddr,backlog=256 EXEC:cat";
 
 /// An empty namespace that takes pods.
 pub async fn namespace(lab: &Lab, name: &str) -> Result<()> {
@@ -24,5 +30,39 @@ pub async fn pod(lab: &Lab, namespace: &str, name: &str, command: &str) -> Resul
     let pod = format!("pod/{name}");
     let wait = ["wait", "--for=condition=Ready", &pod, "-n", namespace, "--timeout=60s"];
     lab.admin().stdout(&wait).await.with_context(|| format!("pod {name} does not start"))?;
+    Ok(())
+}
+
+/// The pod that answers each line of its stdin.
+pub const TALKER: &str = "talker";
+
+/// Starts it.
+pub async fn talker(lab: &Lab, namespace: &str) -> Result<()> {
+    let talker = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"talker"},"spec":{"containers":[{"name":"talker",
+        "image":"lab.local/tools:1","stdin":true,"args":["sh","-c","while read line; do echo got $line; done"]}]}}"#;
+    lab.admin().stdout_with_input(&["create", "-n", namespace, "-f", "-"], talker).await?;
+    let wait = ["wait", "--for=condition=Ready", "pod/talker", "-n", namespace, "--timeout=60s"];
+    lab.admin().stdout(&wait).await.context("the talker does not start")?;
+    Ok(())
+}
+
+/// A line to it by `kubectl attach`, and its answer.
+pub async fn attach(tool: &Tool, namespace: &str) -> Result<()> {
+    let mut attach = tool.command(&["attach", "-i", TALKER, "-n", namespace, "--quiet"]);
+    let mut attach = attach.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let (stdin, stdout) = (attach.stdin.as_mut(), attach.stdout.as_mut());
+    let (stdin, stdout) = (stdin.context("no stdin")?, stdout.context("no stdout")?);
+    stdin.write_all(b"x\n").await?;
+    let mut said = [0; 6];
+    timeout(SOON, stdout.read_exact(&mut said)).await.context("the pod does not answer")??;
+    ensure!(&said == b"got x\n", "{said:?}");
+    Ok(())
+}
+
+/// Makes sure that kubectl, told to say much, asked for one session, by that method, and got it.
+pub fn switched_once(said: &str, subresource: &str, method: &str) -> Result<()> {
+    let asked: Vec<_> = said.lines().filter(|line| line.contains(&format!("/{subresource}"))).collect();
+    let [line] = asked.as_slice() else { anyhow::bail!("not one request for {subresource}: {said}") };
+    ensure!(line.contains(&format!("verb=\"{method}\"")) && line.contains("status=\"101 "), "{line}");
     Ok(())
 }

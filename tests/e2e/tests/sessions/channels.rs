@@ -25,7 +25,7 @@ const STATUS: u8 = 3;
 /// Before the channel that ends.
 const CLOSE: u8 = 255;
 
-/// Says something at once, then what it is sent, and ends with its argument's rest by three.
+/// Says something at once, then what it is sent; ends with its argument modulo three.
 const SCRIPT: &str = "echo first $1; cat; echo second $1 >&2; exit $(($1 % 3))";
 
 #[derive(Debug, Default)]

@@ -3,14 +3,11 @@
 use crate::prepare::{self, SOON};
 use anyhow::{Context, Result, ensure};
 use e2e::{client, wire::block};
-use futures::{StreamExt, TryStreamExt, pin_mut};
+use futures::{TryStreamExt, pin_mut};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::{
     Api, Client,
-    api::{
-        AttachParams, AttachedProcess, DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent,
-        WatchParams,
-    },
+    api::{AttachParams, DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams},
 };
 use lab::Lab;
 use serde_json::json;
@@ -82,7 +79,8 @@ async fn executed(pods: &Api<Pod>) -> Result<String> {
     let parameters = AttachParams::default().stdin(true);
     let mut session = pods.exec("echo", ["sh", "-c", script], &parameters).await?;
     let mut input = session.stdin().context("no stdin")?;
-    let (mut stdout, mut stderr) = outputs(&mut session)?;
+    let mut stdout = session.stdout().context("no stdout")?;
+    let mut stderr = session.stderr().context("no stderr")?;
     let status = session.take_status().context("no status")?;
     // More than is on the way at once: read while it is written.
     let sent = block(1);
@@ -96,12 +94,6 @@ async fn executed(pods: &Api<Pod>) -> Result<String> {
     let status = status.await.context("no status")?;
     session.join().await?;
     Ok(format!("{complained}{status:?}"))
-}
-
-fn outputs(
-    session: &mut AttachedProcess,
-) -> Result<(impl tokio::io::AsyncRead + Unpin + use<>, impl tokio::io::AsyncRead + Unpin + use<>)> {
-    Ok((session.stdout().context("no stdout")?, session.stderr().context("no stderr")?))
 }
 
 async fn attached(pods: &Api<Pod>) -> Result<()> {

@@ -1,6 +1,9 @@
 //! kubectl on a terminal.
 
-use crate::prepare::{self, SOON};
+use crate::{
+    older,
+    prepare::{self, SOON},
+};
 use anyhow::{Result, ensure};
 use e2e::Terminal;
 use lab::Lab;
@@ -11,7 +14,14 @@ pub async fn a_terminal_has_the_size_of_the_users(lab: Arc<Lab>) -> Result<()> {
     prepare::namespace(&lab, namespace).await?;
     prepare::pod(&lab, namespace, "box", "sleep infinity").await?;
     let sizes = "while :; do new=$(stty size 2>/dev/null); test \"$new\" = \"$old\" || echo size $new; old=$new; sleep 0.1; done";
-    for (tool, way) in [(lab.direct(), "straight"), (lab.proxied()?, "through the agent")] {
+    let older = older::kubectl().await?;
+    let (straight, through) = (lab.direct(), lab.proxied()?);
+    for (tool, way) in [
+        (straight, "straight"),
+        (through, "through the agent"),
+        (&straight.with_program(&older), "straight, older"),
+        (&through.with_program(&older), "through the agent, older"),
+    ] {
         for websockets in ["true", "false"] {
             let start = |script: &str| -> Result<Terminal> {
                 let mut command = tool.command(&["exec", "-it", "box", "-n", namespace, "--", "sh", "-c", script]);

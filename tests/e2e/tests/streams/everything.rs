@@ -77,8 +77,8 @@ async fn follow(mut response: Response, key: (&'static str, String), shown: Show
     while let Some(chunk) = response.chunk().await? {
         buffer.extend_from_slice(&chunk);
         while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
-            let line_read: Vec<u8> = buffer.drain(..=end).collect();
-            let event: Value = serde_json::from_slice(&line_read).context("an event is not JSON")?;
+            let text: Vec<u8> = buffer.drain(..=end).collect();
+            let event: Value = serde_json::from_slice(&text).context("an event is not JSON")?;
             let kind = event.pointer("/type").and_then(Value::as_str).unwrap_or_default();
             // Each watch has its own times for them.
             if kind != "BOOKMARK" {
@@ -120,33 +120,23 @@ pub async fn a_watch_of_every_resource_shows_each_event_at_once_and_no_other(sta
     };
 
     let mut slowest = Duration::ZERO;
-    for (path, object) in objects() {
+    for (path, mut object) in objects() {
         let collection = path.replace(&format!("/namespaces/{NAMESPACE}"), "");
-        let mut object = object;
+        let namespace = if path == collection { "" } else { NAMESPACE };
         if let Some(fields) = object.as_object_mut() {
             fields.insert("metadata".to_owned(), json!({"name": "one"}));
         }
         let one = format!("{path}/one");
         let label = json!({"metadata": {"labels": {"a": "b"}}});
-        for (method, path, body, kind) in [
-            (Method::POST, &path, Some(object), "ADDED"),
-            (Method::PATCH, &one, Some(label), "MODIFIED"),
-            (Method::DELETE, &one, None, "DELETED"),
+        for (method, path, content, body, kind) in [
+            (Method::POST, &path, "application/json", object.to_string(), "ADDED"),
+            (Method::PATCH, &one, "application/merge-patch+json", label.to_string(), "MODIFIED"),
+            (Method::DELETE, &one, "application/json", String::new(), "DELETED"),
         ] {
-            let mut request = straight.request(method, path).header(CONTENT_TYPE, "application/merge-patch+json");
-            if kind == "ADDED" {
-                request = straight.request(Method::POST, path).header(CONTENT_TYPE, "application/json");
-            }
-            if let Some(body) = body {
-                request = request.body(body.to_string());
-            }
+            let request = straight.request(method, path).header(CONTENT_TYPE, content).body(body);
             let asked = Instant::now();
             request.send().await?.error_for_status()?;
-            let wanted = if path.contains("/namespaces/") {
-                format!("{kind} {NAMESPACE}/one ")
-            } else {
-                format!("{kind} /one ")
-            };
+            let wanted = format!("{kind} {namespace}/one ");
             until(&format!("{wanted} of {collection}"), EVENT_WITHIN, || async {
                 for way in WAYS {
                     let shown = of(way, &collection);

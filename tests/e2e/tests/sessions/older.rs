@@ -2,8 +2,8 @@
 
 use crate::prepare::{self, SOON};
 use anyhow::{Result, ensure};
-use e2e::{Lines, Step, Story, normalise};
-use lab::{Lab, Parts, Progress, TOOLS_IMAGE};
+use e2e::{Step, Story, normalise};
+use lab::{Lab, Lines, Parts, Progress, TOOLS_IMAGE};
 use std::{path::PathBuf, sync::Arc};
 
 const OBJECTS: &str = r#"

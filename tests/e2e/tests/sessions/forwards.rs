@@ -49,7 +49,7 @@ async fn echo(mut stream: TcpStream, connection: usize, blocks: usize) -> Result
 
 async fn echoes(lab: &Lab, namespace: &str) -> Result<()> {
     prepare::namespace(lab, namespace).await?;
-    prepare::pod(lab, namespace, "echo", prepare::ECHO).await
+    prepare::echo(lab, namespace).await
 }
 
 pub async fn many_connections_at_once_keep_their_bytes_apart(lab: Arc<Lab>) -> Result<()> {

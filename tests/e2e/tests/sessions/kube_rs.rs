@@ -21,7 +21,7 @@ pub async fn kube_rs_sees_and_does_alike(lab: Arc<Lab>) -> Result<()> {
     let namespace = "kube-rs";
     prepare::namespace(&lab, namespace).await?;
     prepare::talker(&lab, namespace).await?;
-    prepare::pod(&lab, namespace, "echo", prepare::ECHO).await?;
+    prepare::echo(&lab, namespace).await?;
     let mut seen = Vec::new();
     for kubeconfig in [lab.kubeconfig_direct(), lab.kubeconfig()?] {
         let client = client::kube_rs(kubeconfig).await?;

@@ -9,8 +9,6 @@ use tokio::{
 };
 
 pub const SOON: Duration = Duration::from_secs(60);
-/// A pod's command: gives back what comes to port 7000.
-pub const ECHO: &str = "socat -t30 TCP-LISTEN:7000,fork,reuseaddr,backlog=256 EXEC:cat";
 
 /// An empty namespace that takes pods.
 pub async fn namespace(lab: &Lab, name: &str) -> Result<()> {
@@ -30,6 +28,17 @@ pub async fn pod(lab: &Lab, namespace: &str, name: &str, command: &str) -> Resul
     let pod = format!("pod/{name}");
     let wait = ["wait", "--for=condition=Ready", &pod, "-n", namespace, "--timeout=60s"];
     lab.admin().stdout(&wait).await.with_context(|| format!("pod {name} does not start"))?;
+    Ok(())
+}
+
+/// The pod `echo`, which gives back what comes to its port 7000, once it listens there.
+pub async fn echo(lab: &Lab, namespace: &str) -> Result<()> {
+    let echo = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"echo"},"spec":{"containers":[{"name":"echo",
+        "image":"lab.local/tools:1","args":["socat","-t30","TCP-LISTEN:7000,fork,reuseaddr,backlog=256","EXEC:cat"],
+        "readinessProbe":{"tcpSocket":{"port":7000},"periodSeconds":1}}]}}"#;
+    lab.admin().stdout_with_input(&["create", "-n", namespace, "-f", "-"], echo).await?;
+    let wait = ["wait", "--for=condition=Ready", "pod/echo", "-n", namespace, "--timeout=60s"];
+    lab.admin().stdout(&wait).await.context("the echo does not start")?;
     Ok(())
 }
 

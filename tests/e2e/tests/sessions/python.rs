@@ -15,7 +15,7 @@ pub async fn the_python_client_sees_and_does_alike(lab: Arc<Lab>) -> Result<()> 
     let namespace = "python";
     prepare::namespace(&lab, namespace).await?;
     prepare::pod(&lab, namespace, "box", "echo logged; sleep infinity").await?;
-    prepare::pod(&lab, namespace, "echo", prepare::ECHO).await?;
+    prepare::echo(&lab, namespace).await?;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sessions/client.py");
     let mut seen = Vec::new();
     for kubeconfig in [lab.kubeconfig_direct(), lab.kubeconfig()?] {

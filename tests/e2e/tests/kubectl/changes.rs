@@ -1,6 +1,6 @@
 //! Commands that change objects.
 
-use crate::prepare::{self, OBJECTS};
+use crate::objects::OBJECTS;
 use anyhow::Result;
 use e2e::{Step, Story};
 use lab::Lab;
@@ -14,7 +14,7 @@ data: {colour: "blue", text: "two\nlines"}
 "#;
 
 pub async fn objects_are_changed_alike_in_every_way(lab: Arc<Lab>) -> Result<()> {
-    prepare::namespace(&lab, "changes").await?;
+    lab.create_namespace("changes").await?;
     let kubectl = |line: &str| Step::kubectl(&format!("{line} -n changes"));
     Story::new([
         kubectl("diff -f -").input(CHANGED).ends_with(1),
@@ -58,7 +58,7 @@ pub async fn objects_are_changed_alike_in_every_way(lab: Arc<Lab>) -> Result<()>
 }
 
 pub async fn server_side_apply_and_its_conflicts_are_alike(lab: Arc<Lab>) -> Result<()> {
-    prepare::namespace(&lab, "owners").await?;
+    lab.create_namespace("owners").await?;
     let kubectl = |line: &str| Step::kubectl(&format!("{line} -n owners"));
     Story::new([
         kubectl("apply --server-side -f -").input(OBJECTS),
@@ -104,7 +104,7 @@ const SHIP: &str = "{apiVersion: harbour.example.com/v1, kind: Ship, metadata: {
 const RAFT: &str = "{apiVersion: harbour.example.com/v1, kind: Ship, metadata: {name: raft}, spec: {masts: 0}}";
 
 pub async fn definitions_and_their_objects_are_alike(lab: Arc<Lab>) -> Result<()> {
-    prepare::namespace(&lab, "harbour").await?;
+    lab.create_namespace("harbour").await?;
     let kubectl = |line: &str| Step::kubectl(&format!("{line} -n harbour"));
     Story::new([
         kubectl("api-resources"),

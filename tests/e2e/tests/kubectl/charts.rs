@@ -1,6 +1,5 @@
 //! helm with a small chart of its own.
 
-use crate::prepare;
 use anyhow::Result;
 use e2e::{Step, Story};
 use lab::Lab;
@@ -47,7 +46,7 @@ fn write(folder: &Path) -> Result<()> {
 }
 
 pub async fn helm_installs_upgrades_rolls_back_and_uninstalls_alike(lab: Arc<Lab>) -> Result<()> {
-    prepare::namespace(&lab, "charts").await?;
+    lab.create_namespace("charts").await?;
     let folder = lab.folder().join("small");
     write(&folder)?;
     let chart = folder.display();

@@ -1,6 +1,6 @@
 //! Clients of HTTP/1.1 and HTTP/2: status, headers and body are those of the API server.
 
-use crate::prepare::{self, OBJECTS};
+use crate::objects::OBJECTS;
 use anyhow::{Context, Result, ensure};
 use e2e::{Front, Protocol, normalise};
 use lab::Lab;
@@ -55,7 +55,7 @@ fn listed(headers: &HeaderMap) -> Vec<(String, String)> {
 }
 
 pub async fn both_versions_of_http_get_what_the_api_server_answers(lab: Arc<Lab>) -> Result<()> {
-    prepare::namespace(&lab, "fronts").await?;
+    lab.create_namespace("fronts").await?;
     lab.admin().stdout_with_input(&["apply", "-n", "fronts", "-f", "-"], OBJECTS).await?;
     let base = "/api/v1/namespaces/fronts/configmaps";
     // A list says of which version of all objects it is, and protobuf's bytes are compared as they are.
@@ -126,7 +126,7 @@ pub async fn both_versions_of_http_get_what_the_api_server_answers(lab: Arc<Lab>
 }
 
 pub async fn bodies_of_both_versions_of_http_arrive(lab: Arc<Lab>) -> Result<()> {
-    prepare::namespace(&lab, "bodies").await?;
+    lab.create_namespace("bodies").await?;
     let path = "/api/v1/namespaces/bodies/configmaps";
     for protocol in [Protocol::Http1, Protocol::Http2] {
         let through = Front::through(&lab, protocol)?;
@@ -154,7 +154,7 @@ pub async fn bodies_of_both_versions_of_http_arrive(lab: Arc<Lab>) -> Result<()>
 }
 
 pub async fn a_protobuf_watch_delivers_whole_frames(lab: Arc<Lab>) -> Result<()> {
-    prepare::namespace(&lab, "frames").await?;
+    lab.create_namespace("frames").await?;
     for protocol in [Protocol::Http1, Protocol::Http2] {
         let mut seen = Vec::new();
         for front in [Front::direct(&lab, protocol)?, Front::through(&lab, protocol)?] {

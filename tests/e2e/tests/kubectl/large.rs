@@ -1,6 +1,5 @@
 //! A list of 5,000 objects.
 
-use crate::prepare;
 use anyhow::{Context, Result, ensure};
 use e2e::{Front, Protocol, Step, Story};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -14,7 +13,7 @@ const AT_ONCE: usize = 64;
 const PATH: &str = "/api/v1/namespaces/large/configmaps";
 
 pub async fn five_thousand_objects_are_listed_alike_paged_and_unpaged(lab: Arc<Lab>) -> Result<()> {
-    prepare::namespace(&lab, "large").await?;
+    lab.create_namespace("large").await?;
     let direct = Front::direct(&lab, Protocol::Http2)?;
     stream::iter(0..COUNT)
         .map(|number| {

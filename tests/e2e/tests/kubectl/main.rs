@@ -5,7 +5,7 @@ mod changes;
 mod charts;
 mod fronts;
 mod large;
-mod prepare;
+mod objects;
 mod reads;
 mod waits;
 mod watches;

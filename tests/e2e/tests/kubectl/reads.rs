@@ -1,6 +1,6 @@
 //! Commands that only read.
 
-use crate::prepare::{self, OBJECTS};
+use crate::objects::OBJECTS;
 use anyhow::Result;
 use e2e::{Step, Story};
 use lab::{Lab, until};
@@ -13,7 +13,7 @@ fn story(lines: &[&str]) -> Story {
 }
 
 pub async fn objects_are_shown_alike_in_every_format(lab: Arc<Lab>) -> Result<()> {
-    prepare::namespace(&lab, "reads").await?;
+    lab.create_namespace("reads").await?;
     lab.admin().stdout_with_input(&["apply", "-n", "reads", "-f", "-"], OBJECTS).await?;
     // From then on the deployment's controller has nothing more to write.
     until("the deployment to be settled", SETTLED_WITHIN, || async {

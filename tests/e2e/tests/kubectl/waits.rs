@@ -1,6 +1,5 @@
 //! Commands that wait for something to happen. There is no node, so the tests play kubelet.
 
-use crate::prepare;
 use anyhow::{Context, Result, ensure};
 use e2e::normalise;
 use lab::{Lab, Lines, Tool, until};
@@ -85,7 +84,7 @@ async fn rollout(lab: &Lab, tool: &Tool, namespace: &str) -> Result<Vec<String>>
 }
 
 pub async fn rollouts_are_followed_alike(lab: Arc<Lab>) -> Result<()> {
-    prepare::namespace(&lab, "rollout").await?;
+    lab.create_namespace("rollout").await?;
     let straight = rollout(&lab, lab.direct(), "rollout").await.context("straight")?;
     let through = rollout(&lab, lab.proxied()?, "rollout").await.context("through the agent")?;
     ensure!(straight == through, "straight {straight:#?}\nthrough the agent {through:#?}");
@@ -96,7 +95,7 @@ const POD: &str = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"lone"},
     "spec":{"containers":[{"name":"main","image":"example.com/main:1"}]}}"#;
 
 pub async fn waiting_ends_when_what_is_waited_for_happens(lab: Arc<Lab>) -> Result<()> {
-    prepare::namespace(&lab, "waits").await?;
+    lab.create_namespace("waits").await?;
     let mut seen = Vec::new();
     for tool in [lab.direct(), lab.proxied()?] {
         tool.stdout_with_input(&["create", "-n", "waits", "-f", "-"], POD).await?;

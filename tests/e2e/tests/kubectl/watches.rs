@@ -1,6 +1,5 @@
 //! Watches: every event at once, for as long as one wants.
 
-use crate::prepare;
 use anyhow::{Context, Result, ensure};
 use e2e::{Front, Protocol, normalise};
 use lab::{Lab, Lines};
@@ -26,7 +25,7 @@ async fn change(front: &Front, namespace: &str, method: Method, name: &str, body
 }
 
 pub async fn events_arrive_one_by_one(lab: Arc<Lab>) -> Result<()> {
-    prepare::namespace(&lab, "watched").await?;
+    lab.create_namespace("watched").await?;
     let api = Front::direct(&lab, Protocol::Http2)?;
     let args = ["get", "configmaps", "-n", "watched", "-w", "--output-watch-events", "--no-headers"];
     let (mut straight, mut through) = (Lines::of(lab.direct(), &args)?, Lines::of(lab.proxied()?, &args)?);
@@ -61,7 +60,7 @@ pub async fn events_arrive_one_by_one(lab: Arc<Lab>) -> Result<()> {
 }
 
 pub async fn a_watch_of_minutes_shows_each_event_at_once_and_nothing_between(lab: Arc<Lab>) -> Result<()> {
-    prepare::namespace(&lab, "silent").await?;
+    lab.create_namespace("silent").await?;
     let api = Front::direct(&lab, Protocol::Http2)?;
     let mut kubectl = Lines::of(lab.proxied()?, &["get", "configmaps", "-n", "silent", "-w", "-o", "name"])?;
     ensure!(kubectl.next(EVENT_WITHIN).await? == "configmap/kube-root-ca.crt", "the first line");

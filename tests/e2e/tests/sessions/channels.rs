@@ -1,6 +1,6 @@
 //! Sessions by WebSocket as the API server defines them (`v5.channel.k8s.io`), without a client library around it.
 
-use crate::prepare::{self, SOON};
+use crate::prepare::SOON;
 use anyhow::{Context, Result, ensure};
 use e2e::{Front, Protocol, client::Target};
 use futures::{SinkExt, StreamExt};
@@ -70,8 +70,8 @@ async fn exec(target: &Target, namespace: &str, command: &[&str], stdin: &[u8]) 
 /// The first bytes after an upgrade are those that get lost where a proxy reads ahead.
 pub async fn no_byte_of_two_thousand_sessions_is_lost(lab: Arc<Lab>) -> Result<()> {
     let namespace = "channels";
-    prepare::namespace(&lab, namespace).await?;
-    prepare::pod(&lab, namespace, "box", "sleep infinity").await?;
+    lab.create_namespace(namespace).await?;
+    lab.run_pod(namespace, "box", "sleep infinity").await?;
     let target = Target::new(&lab, lab.cluster())?;
     let began = Instant::now();
     let mut sessions = JoinSet::new();
@@ -108,8 +108,8 @@ pub async fn no_byte_of_two_thousand_sessions_is_lost(lab: Arc<Lab>) -> Result<(
 /// HTTP/2 has no upgrades. Clients that ask for a session by it have to read why there is none.
 pub async fn sessions_by_http2_are_refused_with_the_reason(lab: Arc<Lab>) -> Result<()> {
     let namespace = "http2-sessions";
-    prepare::namespace(&lab, namespace).await?;
-    prepare::pod(&lab, namespace, "box", "sleep infinity").await?;
+    lab.create_namespace(namespace).await?;
+    lab.run_pod(namespace, "box", "sleep infinity").await?;
     let fronts = [Front::direct(&lab, Protocol::Http2)?, Front::through(&lab, Protocol::Http2)?];
     for rest in ["exec?command=true&stdout=true", "attach?stdout=true", "portforward?ports=80"] {
         for method in [Method::GET, Method::POST] {

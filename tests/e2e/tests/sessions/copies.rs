@@ -1,6 +1,5 @@
 //! `kubectl cp`.
 
-use crate::prepare;
 use anyhow::{Context, Result, ensure};
 use lab::Lab;
 use sha2::{Digest, Sha256};
@@ -46,8 +45,8 @@ fn text(hash: &[u8]) -> String {
 
 pub async fn a_gibibyte_is_copied_both_ways(lab: Arc<Lab>) -> Result<()> {
     let namespace = "copies";
-    prepare::namespace(&lab, namespace).await?;
-    prepare::pod(&lab, namespace, "box", "sleep infinity").await?;
+    lab.create_namespace(namespace).await?;
+    lab.run_pod(namespace, "box", "sleep infinity").await?;
     let kubectl = lab.proxied()?;
     let (there, back) = (lab.folder().join("there"), lab.folder().join("back"));
     let sent = tokio::task::spawn_blocking({

@@ -1,6 +1,6 @@
 //! How sessions end when one side goes.
 
-use crate::prepare::{self, SOON};
+use crate::prepare::SOON;
 use anyhow::{Context, Result, ensure};
 use lab::{Lab, Lines};
 use std::{
@@ -15,11 +15,11 @@ const FOREVER: &str = "echo ready; while :; do sleep 1; done";
 
 pub async fn sessions_end_with_the_pod(lab: Arc<Lab>) -> Result<()> {
     let namespace = "pod-ends";
-    prepare::namespace(&lab, namespace).await?;
+    lab.create_namespace(namespace).await?;
     let exec = ["exec", "box", "-n", namespace, "--", "sh", "-c", FOREVER];
     let follow = ["logs", "-f", "box", "-n", namespace];
     for args in [&exec[..], &follow] {
-        prepare::pod(&lab, namespace, "box", FOREVER).await?;
+        lab.run_pod(namespace, "box", FOREVER).await?;
         let (mut straight, mut through) = (Lines::of(lab.direct(), args)?, Lines::of(lab.proxied()?, args)?);
         for lines in [&mut straight, &mut through] {
             ensure!(lines.next(SOON).await? == "ready");
@@ -36,8 +36,8 @@ pub async fn sessions_end_with_the_pod(lab: Arc<Lab>) -> Result<()> {
 
 pub async fn sessions_end_with_the_client(lab: Arc<Lab>) -> Result<()> {
     let namespace = "client-ends";
-    prepare::namespace(&lab, namespace).await?;
-    prepare::pod(&lab, namespace, "box", "sleep infinity").await?;
+    lab.create_namespace(namespace).await?;
+    lab.run_pod(namespace, "box", "sleep infinity").await?;
     let mut command = lab.proxied()?.command(&["exec", "-i", "box", "-n", namespace, "--", "cat"]);
     let mut client = command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null()).spawn()?;
     let cats = async || -> Result<String> {
@@ -60,8 +60,8 @@ pub async fn sessions_end_with_the_client(lab: Arc<Lab>) -> Result<()> {
 
 pub async fn sessions_end_with_the_users_token(lab: Arc<Lab>) -> Result<()> {
     let namespace = "token-ends";
-    prepare::namespace(&lab, namespace).await?;
-    prepare::pod(&lab, namespace, "box", FOREVER).await?;
+    lab.create_namespace(namespace).await?;
+    lab.run_pod(namespace, "box", FOREVER).await?;
     let token = lab.create_token(&["--user", "leaver", "--group", "lab:admins"]).await?;
     let leaver = lab.kubectl_with_token("leaver", &token)?;
     let exec = ["exec", "box", "-n", namespace, "--", "sh", "-c", FOREVER];

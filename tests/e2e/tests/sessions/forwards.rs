@@ -48,7 +48,7 @@ async fn echo(mut stream: TcpStream, connection: usize, blocks: usize) -> Result
 }
 
 async fn echoes(lab: &Lab, namespace: &str) -> Result<()> {
-    prepare::namespace(lab, namespace).await?;
+    lab.create_namespace(namespace).await?;
     prepare::echo(lab, namespace).await
 }
 

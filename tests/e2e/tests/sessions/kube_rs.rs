@@ -19,7 +19,7 @@ use tokio::{
 
 pub async fn kube_rs_sees_and_does_alike(lab: Arc<Lab>) -> Result<()> {
     let namespace = "kube-rs";
-    prepare::namespace(&lab, namespace).await?;
+    lab.create_namespace(namespace).await?;
     prepare::talker(&lab, namespace).await?;
     prepare::echo(&lab, namespace).await?;
     let mut seen = Vec::new();

@@ -11,8 +11,8 @@ use std::{
 
 pub async fn logs_are_printed_alike(lab: Arc<Lab>) -> Result<()> {
     let namespace = "logs";
-    prepare::namespace(&lab, namespace).await?;
-    prepare::pod(&lab, namespace, "chatty", "seq 1 200000; echo end; sleep infinity").await?;
+    lab.create_namespace(namespace).await?;
+    lab.run_pod(namespace, "chatty", "seq 1 200000; echo end; sleep infinity").await?;
     // Always restarted, so that there is a container before the present one.
     let crashing = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"crashing"},"spec":{"containers":[{"name":"main",
         "image":"lab.local/tools:1","args":["sh","-c","echo run; test -e /kept/once && sleep infinity; touch /kept/once; exit 4"],
@@ -47,9 +47,9 @@ pub async fn logs_are_printed_alike(lab: Arc<Lab>) -> Result<()> {
 
 pub async fn slow_output_is_followed_line_by_line(lab: Arc<Lab>) -> Result<()> {
     let namespace = "slow";
-    prepare::namespace(&lab, namespace).await?;
+    lab.create_namespace(namespace).await?;
     let count = "until test -e /tmp/go; do sleep 0.1; done; for n in 1 2 3 4 5; do echo line $n; sleep 2; done";
-    prepare::pod(&lab, namespace, "slow", count).await?;
+    lab.run_pod(namespace, "slow", count).await?;
     let follow = ["logs", "-f", "slow", "-n", namespace];
     let (mut straight, mut through) = (Lines::of(lab.direct(), &follow)?, Lines::of(lab.proxied()?, &follow)?);
     lab.admin().stdout(&["exec", "slow", "-n", namespace, "--", "touch", "/tmp/go"]).await?;

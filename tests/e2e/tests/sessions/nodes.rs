@@ -25,10 +25,10 @@ pub async fn figures_of_pods_and_nodes_are_shown(lab: Arc<Lab>) -> Result<()> {
 
 pub async fn a_node_is_cordoned_tainted_and_drained_alike(lab: Arc<Lab>) -> Result<()> {
     let namespace = "drains";
-    prepare::namespace(&lab, namespace).await?;
+    lab.create_namespace(namespace).await?;
     let mut seen = Vec::new();
     for (tool, name) in [(lab.direct(), "first"), (lab.proxied()?, "second")] {
-        prepare::pod(&lab, namespace, name, "trap 'exit 0' TERM; while :; do sleep 0.2; done").await?;
+        lab.run_pod(namespace, name, "trap 'exit 0' TERM; while :; do sleep 0.2; done").await?;
         let selector = format!("--pod-selector=run={name}");
         let drained = tool.run(&["drain", "lab", &selector, "--force", "--ignore-daemonsets", "--timeout=60s"]).await;
         let cordoned = lab.admin().stdout(&["get", "node", "lab", "-o", "jsonpath={.spec.unschedulable}"]).await;
@@ -56,7 +56,7 @@ pub async fn a_node_is_cordoned_tainted_and_drained_alike(lab: Arc<Lab>) -> Resu
 
 pub async fn deployments_of_real_pods_are_rolled_out_alike(lab: Arc<Lab>) -> Result<()> {
     let namespace = "rollouts";
-    prepare::namespace(&lab, namespace).await?;
+    lab.create_namespace(namespace).await?;
     let mut events = Lines::of(lab.proxied()?, &["events", "-n", namespace, "-w", "--no-headers"])?;
     let kubectl = |line: &str| Step::kubectl(&format!("{line} -n {namespace}"));
     let quick = r#"{"spec":{"template":{"spec":{"terminationGracePeriodSeconds":0}}}}"#;

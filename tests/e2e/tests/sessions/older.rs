@@ -36,7 +36,7 @@ pub async fn kubectl() -> Result<PathBuf> {
 
 pub async fn an_older_kubectl_does_alike(lab: Arc<Lab>) -> Result<()> {
     let namespace = "older";
-    prepare::namespace(&lab, namespace).await?;
+    lab.create_namespace(namespace).await?;
     let kubectl = |line: &str| Step::kubectl(&format!("{line} -n {namespace}"));
     let changed = OBJECTS.replace("green", "red");
     let run = format!("-n {namespace} run one --image={TOOLS_IMAGE} --restart=Never --quiet -i --rm -- sh -c");
@@ -88,7 +88,7 @@ pub async fn an_older_kubectl_does_alike(lab: Arc<Lab>) -> Result<()> {
 
 pub async fn an_older_kubectl_goes_on_alike(lab: Arc<Lab>) -> Result<()> {
     let namespace = "older-goes-on";
-    prepare::namespace(&lab, namespace).await?;
+    lab.create_namespace(namespace).await?;
     prepare::talker(&lab, namespace).await?;
     let older = kubectl().await?;
     let (straight, through) = (lab.direct().with_program(&older), lab.proxied()?.with_program(&older));

@@ -1,7 +1,7 @@
 //! Pods for the tests.
 
 use anyhow::{Context, Result, ensure};
-use lab::{Lab, TOOLS_IMAGE, Tool, until};
+use lab::{Lab, Tool};
 use std::{process::Stdio, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -10,36 +10,12 @@ use tokio::{
 
 pub const SOON: Duration = Duration::from_secs(60);
 
-/// An empty namespace that takes pods.
-pub async fn namespace(lab: &Lab, name: &str) -> Result<()> {
-    lab.admin().stdout(&["create", "namespace", name]).await?;
-    until("the namespace's ServiceAccount and ConfigMap", SOON, || async {
-        lab.admin().stdout(&["get", "serviceaccount/default", "configmap/kube-root-ca.crt", "-n", name]).await
-    })
-    .await?;
-    Ok(())
-}
-
-/// A pod that runs a shell command, once it is ready.
-pub async fn pod(lab: &Lab, namespace: &str, name: &str, command: &str) -> Result<()> {
-    let image = format!("--image={TOOLS_IMAGE}");
-    let run = ["run", name, &image, "-n", namespace, "--restart=Never", "--", "sh", "-c", command];
-    lab.admin().stdout(&run).await?;
-    let pod = format!("pod/{name}");
-    let wait = ["wait", "--for=condition=Ready", &pod, "-n", namespace, "--timeout=60s"];
-    lab.admin().stdout(&wait).await.with_context(|| format!("pod {name} does not start"))?;
-    Ok(())
-}
-
 /// The pod `echo`, which gives back what comes to its port 7000, once it listens there.
 pub async fn echo(lab: &Lab, namespace: &str) -> Result<()> {
     let echo = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"echo"},"spec":{"containers":[{"name":"echo",
         "image":"lab.local/tools:1","args":["socat","-t30","TCP-LISTEN:7000,fork,reuseaddr,backlog=256","EXEC:cat"],
         "readinessProbe":{"tcpSocket":{"port":7000},"periodSeconds":1}}]}}"#;
-    lab.admin().stdout_with_input(&["create", "-n", namespace, "-f", "-"], echo).await?;
-    let wait = ["wait", "--for=condition=Ready", "pod/echo", "-n", namespace, "--timeout=60s"];
-    lab.admin().stdout(&wait).await.context("the echo does not start")?;
-    Ok(())
+    create(lab, namespace, "pod/echo", echo).await
 }
 
 /// The pod that answers each line of its stdin.
@@ -49,9 +25,13 @@ pub const TALKER: &str = "talker";
 pub async fn talker(lab: &Lab, namespace: &str) -> Result<()> {
     let talker = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"talker"},"spec":{"containers":[{"name":"talker",
         "image":"lab.local/tools:1","stdin":true,"args":["sh","-c","while read line; do echo got $line; done"]}]}}"#;
-    lab.admin().stdout_with_input(&["create", "-n", namespace, "-f", "-"], talker).await?;
-    let wait = ["wait", "--for=condition=Ready", "pod/talker", "-n", namespace, "--timeout=60s"];
-    lab.admin().stdout(&wait).await.context("the talker does not start")?;
+    create(lab, namespace, "pod/talker", talker).await
+}
+
+async fn create(lab: &Lab, namespace: &str, pod: &str, manifest: &str) -> Result<()> {
+    lab.admin().stdout_with_input(&["create", "-n", namespace, "-f", "-"], manifest).await?;
+    let wait = ["wait", "--for=condition=Ready", pod, "-n", namespace, "--timeout=60s"];
+    lab.admin().stdout(&wait).await.with_context(|| format!("{pod} does not start"))?;
     Ok(())
 }
 

@@ -13,8 +13,8 @@ const ENDS_WITHIN: Duration = Duration::from_secs(120);
 pub async fn the_python_client_sees_and_does_alike(lab: Arc<Lab>) -> Result<()> {
     lab::install_debian_packages(&["python3-kubernetes"]).await?;
     let namespace = "python";
-    prepare::namespace(&lab, namespace).await?;
-    prepare::pod(&lab, namespace, "box", "echo logged; sleep infinity").await?;
+    lab.create_namespace(namespace).await?;
+    lab.run_pod(namespace, "box", "echo logged; sleep infinity").await?;
     prepare::echo(&lab, namespace).await?;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sessions/client.py");
     let mut seen = Vec::new();

@@ -12,8 +12,8 @@ const AT_ONCE: usize = 20;
 
 pub async fn commands_end_alike_over_every_transport(lab: Arc<Lab>) -> Result<()> {
     let namespace = "shells";
-    prepare::namespace(&lab, namespace).await?;
-    prepare::pod(&lab, namespace, "box", "trap 'exit 0' TERM; while :; do sleep 1; done").await?;
+    lab.create_namespace(namespace).await?;
+    lab.run_pod(namespace, "box", "trap 'exit 0' TERM; while :; do sleep 1; done").await?;
     let lines: String = (0..20_000).map(|number| format!("line {number}\n")).collect();
     let exec = |rest: &str| Step::kubectl(&format!("exec -n {namespace} {rest}"));
     // WebSocket is what kubectl takes first; SPDY is what it had before.
@@ -42,7 +42,7 @@ pub async fn commands_end_alike_over_every_transport(lab: Arc<Lab>) -> Result<()
 
 pub async fn pods_are_run_attached_to_and_debugged_alike(lab: Arc<Lab>) -> Result<()> {
     let namespace = "runs";
-    prepare::namespace(&lab, namespace).await?;
+    lab.create_namespace(namespace).await?;
     prepare::talker(&lab, namespace).await?;
     let kubectl = |line: &str| Step::kubectl(&format!("{line} -n {namespace}"));
     let run = format!("run one --image={TOOLS_IMAGE} --restart=Never --quiet -i --rm --");
@@ -83,8 +83,8 @@ pub async fn pods_are_run_attached_to_and_debugged_alike(lab: Arc<Lab>) -> Resul
 /// kubectl goes over to SPDY without a word when there is no WebSocket to be had, so the tests above would not notice.
 pub async fn each_transport_is_the_one_asked_for(lab: Arc<Lab>) -> Result<()> {
     let namespace = "asked";
-    prepare::namespace(&lab, namespace).await?;
-    prepare::pod(&lab, namespace, "box", "sleep infinity").await?;
+    lab.create_namespace(namespace).await?;
+    lab.run_pod(namespace, "box", "sleep infinity").await?;
     let through = lab.proxied()?;
     for tool in [through.clone(), through.with_program(&older::kubectl().await?)] {
         for (websockets, verb) in [("true", "GET"), ("false", "POST")] {
@@ -100,8 +100,8 @@ pub async fn each_transport_is_the_one_asked_for(lab: Arc<Lab>) -> Result<()> {
 /// The first bytes after an upgrade are those that get lost where a proxy reads ahead. More of them are in the sessions without kubectl.
 pub async fn no_byte_of_many_sessions_is_lost(lab: Arc<Lab>) -> Result<()> {
     let namespace = "many";
-    prepare::namespace(&lab, namespace).await?;
-    prepare::pod(&lab, namespace, "box", "sleep infinity").await?;
+    lab.create_namespace(namespace).await?;
+    lab.run_pod(namespace, "box", "sleep infinity").await?;
     let mut sessions = JoinSet::new();
     for number in 0..SESSIONS {
         if sessions.len() == AT_ONCE

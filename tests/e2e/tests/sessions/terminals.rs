@@ -1,9 +1,6 @@
 //! kubectl on a terminal.
 
-use crate::{
-    older,
-    prepare::{self, SOON},
-};
+use crate::{older, prepare::SOON};
 use anyhow::{Result, ensure};
 use e2e::Terminal;
 use lab::Lab;
@@ -11,8 +8,8 @@ use std::sync::Arc;
 
 pub async fn a_terminal_has_the_size_of_the_users(lab: Arc<Lab>) -> Result<()> {
     let namespace = "terminals";
-    prepare::namespace(&lab, namespace).await?;
-    prepare::pod(&lab, namespace, "box", "sleep infinity").await?;
+    lab.create_namespace(namespace).await?;
+    lab.run_pod(namespace, "box", "sleep infinity").await?;
     let sizes = "while :; do new=$(stty size 2>/dev/null); test \"$new\" = \"$old\" || echo size $new; old=$new; sleep 0.1; done";
     let older = older::kubectl().await?;
     let (straight, through) = (lab.direct(), lab.proxied()?);

@@ -1,21 +1,5 @@
 //! What several tests start from.
 
-use anyhow::Result;
-use lab::{Lab, until};
-use std::time::Duration;
-
-const ACCOUNT_WITHIN: Duration = Duration::from_secs(30);
-
-/// An empty namespace that has what every namespace gets, so that nothing appears in it during the test.
-pub async fn namespace(lab: &Lab, name: &str) -> Result<()> {
-    lab.admin().stdout(&["create", "namespace", name]).await?;
-    until("the namespace's ServiceAccount and ConfigMap", ACCOUNT_WITHIN, || async {
-        lab.admin().stdout(&["get", "serviceaccount/default", "configmap/kube-root-ca.crt", "-n", name]).await
-    })
-    .await?;
-    Ok(())
-}
-
 /// Objects of several kinds that no controller changes.
 pub const OBJECTS: &str = r#"
 apiVersion: v1

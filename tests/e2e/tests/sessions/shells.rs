@@ -26,7 +26,8 @@ pub async fn commands_end_alike_over_every_transport(lab: Arc<Lab>) -> Result<()
             exec("box -- sh -c 'kill -15 $$'").ends_with(143),
             exec("-i box -- cat").input(&lines),
             exec("-i box -- sh -c 'head -c 5; exit 7'").input("more than it reads\n").ends_with(7),
-            exec("-i box -- sh -c 'cat >&2'").input("to stderr\n"),
+            // With a code: one that ends with 0 right after it has copied loses it now and then on a busy machine, straight too.
+            exec("-i box -- sh -c 'cat >&2; exit 5'").input("to stderr\n").ends_with(5),
             exec("box -- sh -c 'seq 1 50000; seq 1 1000 >&2'"),
             exec("box -- sh -c 'exec >&-; exec 2>&-; sleep 0.2'"),
             exec("box -- /absent").ends_with(1),

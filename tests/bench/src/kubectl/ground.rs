@@ -25,7 +25,8 @@ pub(super) const LOGGER: &str = "logger";
 pub(super) const HOPS: [&str; 4] = ["control-plane", "gateway-link", "nats", "proxy-executor"];
 const AGENT: &str = "pipeops-system";
 const READY_WITHIN: Duration = Duration::from_secs(60);
-const LINE: usize = 100;
+/// Kubernetes puts 45 bytes before each in the file, whose size it limits.
+const LINE: usize = 1000;
 
 pub(super) struct Ground<'a> {
     lab: &'a Lab,

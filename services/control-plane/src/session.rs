@@ -1,6 +1,6 @@
 //! A user's session after its 101. One that does not end by itself is told why, as far as its protocol has words for it.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -116,26 +116,6 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Client<T> {
             self.frames.advance(buf.get(..n).unwrap_or_default());
         }
         written
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        if let Poll::Ready(Ok(mut n)) = written {
-            for buf in bufs {
-                let now = n.min(buf.len());
-                self.frames.advance(buf.get(..now).unwrap_or_default());
-                n -= now;
-            }
-        }
-        written
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

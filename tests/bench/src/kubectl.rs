@@ -13,22 +13,14 @@ use crate::{
     turns::Turns,
 };
 use anyhow::{Context, Result};
-use lab::{Lab, Progress};
+use lab::Lab;
 use std::time::Duration;
 
 /// What a load may take beyond its window before it counts as stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(180);
 
 /// What to run.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// These rows, or all when empty.
-    pub only: Vec<Row>,
-    /// How much of each.
-    pub scale: Scale,
-    /// How the start is shown.
-    pub progress: Progress,
-}
+pub type Options = crate::options::Options<Row, Scale>;
 
 /// How much of everything. The loads are bounded by these and end by themselves.
 #[derive(Clone, Copy, Debug)]
@@ -103,8 +95,7 @@ pub async fn run(options: Options, report: &mut Report) -> Result<()> {
 }
 
 async fn in_lab(lab: &Lab, options: &Options, report: &mut Report) -> Result<()> {
-    let rows: Vec<Row> =
-        Row::ALL.into_iter().filter(|row| options.only.is_empty() || options.only.contains(row)).collect();
+    let rows = options.rows(Row::ALL);
     let scale = options.scale;
     let step = options.progress.step("pods", "what the sessions go to");
     let ground = Ground::prepare(lab, scale, &rows).await?;
@@ -133,7 +124,7 @@ fn preamble(scale: Scale) -> String {
         "\n{} repeats, both subjects in turn. A figure is the median; ± is half the range.\n\
          direct   to the API server\n\
          pipeops  to the control plane, then the agent's pods on the API server's node\n\
-         exec and session: WebSockets (v5.channel.k8s.io) of this program; port-forward, logs and get-pods: kubectl, and HTTP for logs.\n\
+         exec, session, logs and watches are this program's own; port-forward and get-pods are kubectl's.\n\
          cpu counts the hops of a subject, without API server, kubelet, containerd, the pod and the client.\n{}",
         scale.repeats,
         crate::report::machine()

@@ -17,6 +17,7 @@ mod client;
 pub mod kubectl;
 mod load;
 mod objects;
+mod options;
 mod peers;
 pub mod proxy;
 mod report;

@@ -43,12 +43,21 @@ pub(crate) const fn rate_connections() -> usize {
 
 /// The next request on each connection as soon as the last one is answered.
 pub(crate) async fn closed(connections: &mut [Connection], request: &[u8], window: Duration) -> Result<Sample> {
+    looped(connections.iter_mut().map(|connection| async move || connection.fetch(request).await), window).await
+}
+
+/// Pieces of work side by side, each begun anew as soon as it has ended, until the window is over, but once at least. They give the
+/// number of their bytes.
+pub(crate) async fn looped<W>(work: impl IntoIterator<Item = W>, window: Duration) -> Result<Sample>
+where
+    W: AsyncFnMut() -> Result<u64>,
+{
     let started = Instant::now();
-    let loops = connections.iter_mut().map(|connection| async move {
+    let loops = work.into_iter().map(|mut work| async move {
         let mut sample = Sample::default();
         let mut now = Instant::now();
-        while now.duration_since(started) < window {
-            sample.bytes += connection.fetch(request).await?;
+        while sample.requests == 0 || now.duration_since(started) < window {
+            sample.bytes += work().await?;
             sample.requests += 1;
             let ended = Instant::now();
             sample.latencies.add(ended.duration_since(now));

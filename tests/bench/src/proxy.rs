@@ -21,22 +21,14 @@ use crate::{
     turns::Turns,
 };
 use anyhow::{Context, Result};
-use lab::{Lab, Progress};
+use lab::Lab;
 use std::time::Duration;
 
 /// What a load may take beyond its window before it counts as stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(120);
 
 /// What to run.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// These rows, or all when empty.
-    pub only: Vec<Row>,
-    /// How much of each.
-    pub scale: Scale,
-    /// How the start is shown.
-    pub progress: Progress,
-}
+pub type Options = crate::options::Options<Row, Scale>;
 
 /// How much of everything. The loads are bounded by these and end by themselves.
 #[derive(Clone, Copy, Debug)]
@@ -87,8 +79,7 @@ pub async fn run(options: Options, report: &mut Report) -> Result<()> {
 }
 
 async fn in_lab(lab: &Lab, options: &Options, report: &mut Report) -> Result<()> {
-    let rows: Vec<Row> =
-        Row::ALL.into_iter().filter(|row| options.only.is_empty() || options.only.contains(row)).collect();
+    let rows = options.rows(Row::ALL);
     let scale = options.scale;
     let step = options.progress.step("peers", "konnectivity and chisel");
     let backend = Backend::start().context("cannot start the backend for bodies")?;

@@ -1,38 +1,17 @@
 //! Loads that are sessions.
 
-use crate::load::Sample;
+use crate::load::{self, Sample};
 use anyhow::{Result, ensure};
-use futures::future::try_join_all;
 use lab::Forward;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const BUFFER: usize = 256 * 1024;
 
 /// The next session in each place as soon as the last one has ended. A session gives the number of its bytes.
 pub(super) async fn sessions(places: usize, window: Duration, one: impl AsyncFn() -> Result<u64>) -> Result<Sample> {
-    let started = Instant::now();
     let one = &one;
-    let loops = (0..places).map(|_| async move {
-        let mut sample = Sample::default();
-        let mut now = Instant::now();
-        while sample.requests == 0 || now.duration_since(started) < window {
-            sample.bytes += one().await?;
-            sample.requests += 1;
-            let ended = Instant::now();
-            sample.latencies.add(ended.duration_since(now));
-            now = ended;
-        }
-        anyhow::Ok(sample)
-    });
-    let mut sum = Sample::default();
-    for sample in try_join_all(loops).await? {
-        sum.requests += sample.requests;
-        sum.bytes += sample.bytes;
-        sum.latencies.merge(sample.latencies);
-    }
-    sum.time = started.elapsed();
-    Ok(sum)
+    load::looped((0..places).map(|_| async move || one().await), window).await
 }
 
 /// A connection that is made, carries a byte there and back, and ends.

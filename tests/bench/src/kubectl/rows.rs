@@ -119,7 +119,7 @@ impl Row {
             }
             Self::ExecBytes => &["MB/s", "stdin-MB/s", "cpu-s/GB"],
             Self::PortForward | Self::Logs => &["MB/s", "cpu-s/GB"],
-            Self::Watch => &["ms", "p99-ms", "events/s", "cpu-us/request"],
+            Self::Watch => &["ms", "p99-ms", "cpu-us/request"],
             Self::GetPods => &["ms", "cpu-us/request"],
             Self::Session => &["KiB"],
         }

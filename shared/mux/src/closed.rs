@@ -90,17 +90,6 @@ impl From<tungstenite::Error> for Closed {
     }
 }
 
-impl From<yamux::ConnectionError> for Closed {
-    fn from(error: yamux::ConnectionError) -> Self {
-        match error {
-            yamux::ConnectionError::Decode(yamux::FrameDecodeError::FrameTooLarge(size)) => {
-                Self::TooBig(format!("yamux frame of {size} bytes"))
-            }
-            error => Self::Protocol(format!("yamux: {error}")),
-        }
-    }
-}
-
 /// Why a stream could not be opened.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum OpenError {

@@ -12,7 +12,11 @@ use tokio::{
 };
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::{closed::Closed, driver::Io, session::Session, state::Shared};
+use crate::{
+    closed::Closed,
+    driver::Io,
+    state::{Shared, lock},
+};
 
 #[derive(Debug)]
 enum Stage {
@@ -36,20 +40,14 @@ impl Closing {
         Self { why, stage: Stage::Rest, deadline: Box::pin(sleep(timeout)) }
     }
 
-    pub(crate) fn poll<S>(
-        &mut self,
-        cx: &mut Context<'_>,
-        io: &mut Io<S>,
-        session: &Session,
-        shared: &Shared,
-    ) -> Poll<Closed>
+    pub(crate) fn poll<S>(&mut self, cx: &mut Context<'_>, io: &mut Io<S>, shared: &Shared) -> Poll<Closed>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         io.refuse_texts();
         let silent = matches!(self.why, Closed::Lost | Closed::Io(_) | Closed::Dead(_) | Closed::Dropped);
         if !silent
-            && self.handshake(cx, io, session, shared).is_ok_and(|done| done.is_pending())
+            && self.handshake(cx, io, shared).is_ok_and(|done| done.is_pending())
             && self.deadline.as_mut().poll(cx).is_pending()
         {
             return Poll::Pending;
@@ -58,13 +56,7 @@ impl Closing {
     }
 
     /// An error means that there is nobody left to close with.
-    fn handshake<S>(
-        &mut self,
-        cx: &mut Context<'_>,
-        io: &mut Io<S>,
-        session: &Session,
-        shared: &Shared,
-    ) -> Result<Poll<()>, Closed>
+    fn handshake<S>(&mut self, cx: &mut Context<'_>, io: &mut Io<S>, shared: &Shared) -> Result<Poll<()>, Closed>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -78,8 +70,8 @@ impl Closing {
                     if local && io.feed_texts(cx, shared)? {
                         continue;
                     }
-                    if local && session.transport().has_output() {
-                        let rest = session.transport().take();
+                    let rest = lock(&shared.output).take();
+                    if local && !rest.is_empty() {
                         io.send(rest, shared)?;
                         continue;
                     }

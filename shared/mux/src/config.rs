@@ -4,20 +4,14 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 use crate::unread::Unread;
 
-/// yamux gives each stream this window before anything is tuned.
-pub(crate) const INITIAL_WINDOW: usize = 256 * 1024;
+/// What each end may send on a new stream (hashicorp/yamux, spec.md).
+pub(crate) const INITIAL_WINDOW: u32 = 256 * 1024;
 
-/// Bytes of stream data gathered for one WebSocket message; yamux waits above it.
+/// Bytes of stream data gathered for one WebSocket message; streams wait above it.
 pub(crate) const OUT_LIMIT: usize = 64 * 1024;
 
 /// Largest body of a data frame that we send.
 pub(crate) const SPLIT: usize = 16 * 1024;
-
-/// Bytes of streams that may wait on a link for [`OUT_LIMIT`], besides one frame of each stream.
-pub(crate) const UNSENT: usize = 1 << 20;
-
-/// What yamux and the allocator need for each frame that waits, besides its body.
-pub(crate) const FRAME_COST: usize = 64;
 
 /// How long a frame that only acknowledges a stream may wait for company.
 pub(crate) const LAZY: Duration = Duration::from_millis(5);
@@ -82,31 +76,14 @@ impl Config {
     pub(crate) fn max_streams(&self) -> usize {
         self.max_streams.clamp(1, 1 << 16)
     }
-
-    /// yamux ends the whole session at its own limits, so these lie above ours: streams that were dropped here but
-    /// not yet cleared away by yamux still count for it.
-    pub(crate) fn yamux(&self, windows: Windows) -> yamux::Config {
-        let streams = 2 * self.max_streams() + 1024;
-        let tuned = match windows {
-            Windows::Fixed => 0,
-            Windows::Tuned => self.stream_window_total,
-        };
-        let mut config = yamux::Config::default();
-        config
-            .set_max_connection_receive_window(None)
-            .set_max_num_streams(streams)
-            .set_max_connection_receive_window(Some((streams * INITIAL_WINDOW).saturating_add(tuned)))
-            .set_split_send_size(SPLIT);
-        config
-    }
 }
 
 /// Which end of the link this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// yamux client. Says nothing on the yamux session before the control plane has.
+    /// yamux client: the streams that it opens have odd ids.
     Agent,
-    /// yamux server; opens the streams.
+    /// yamux server. Opens the streams.
     ControlPlane,
 }
 
@@ -114,8 +91,8 @@ pub enum Role {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Windows {
     /// 256 KiB each. The only safe choice with a peer that does not split its writes: hashicorp/yamux sends one frame
-    /// as large as the window, and yamux here ends the session on a frame above 1 MiB.
+    /// as large as the window, and a message has its limit.
     Fixed,
-    /// Doubled for streams that use theirs up within two round trips. For peers that run this crate.
+    /// Doubled for streams whose reader keeps up, as long as there is room for that. For peers that run this crate.
     Tuned,
 }

@@ -26,8 +26,9 @@ use crate::{
     link::Link,
     liveness::Liveness,
     session::Session,
-    signals::{LINK, READ, STREAMS, Signals, TIMER, WRITE},
-    state::Shared,
+    signals::{LINK, READ, TIMER, WRITE},
+    state::{Shared, lock},
+    stream::state::StreamState,
     timed::Timed,
 };
 
@@ -35,8 +36,6 @@ use crate::{
 const ROUNDS: usize = 8;
 /// Messages read in one round.
 const READS: usize = 8;
-/// Requests for streams that may wait.
-const OPENS: usize = 64;
 
 /// Puts a link on `ws`. The caller spawns the [`Driver`] and keeps its handle; dropping the driver ends the link
 /// without a word to the peer. Use [`Config::websocket`] for the handshake of `ws`, and set `TCP_NODELAY` on its
@@ -45,14 +44,13 @@ pub fn start<S>(ws: WebSocketStream<Timed<S>>, role: Role, config: Config) -> (L
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let signals = Arc::new(Signals::default());
-    let shared = Arc::new(Shared::new(signals.clone(), config.unread.clone()));
+    let shared = Arc::new(Shared::new(role, &config));
+    let signals = shared.signals.clone();
     let (text_sender, texts) = mpsc::channel(config.control_queue.max(1));
     let (control, control_queue) = mpsc::channel(config.control_queue.max(1));
-    let (open_sender, opens) = mpsc::channel(OPENS);
     let (accepted, accept_queue) = mpsc::channel(config.accept_queue.max(1));
 
-    let link = Link { shared: shared.clone(), texts: text_sender, opens: open_sender };
+    let link = Link { shared: shared.clone(), texts: text_sender };
     let incoming = Incoming {
         control: Control { queue: control_queue, shared: shared.clone() },
         streams: Streams { queue: accept_queue },
@@ -60,19 +58,14 @@ where
     let now = Instant::now();
     let liveness = Liveness::new(&config, now);
     let driver = Driver {
-        wakers: Wakers {
-            read: signals.waker(READ),
-            write: signals.waker(WRITE),
-            streams: signals.waker(STREAMS),
-            timer: signals.waker(TIMER),
-        },
-        session: Session::new(role, config.clone(), shared.clone(), accepted, opens),
+        wakers: Wakers { read: signals.waker(READ), write: signals.waker(WRITE), timer: signals.waker(TIMER) },
+        session: Session::new(shared.clone(), accepted),
         io: Io { ws, texts, flushing: false, stuck: false },
         control: Some(control),
         timer: Box::pin(sleep_until(liveness.next(now))),
         liveness,
         lazy: None,
-        again: READ | WRITE | STREAMS | TIMER | LINK,
+        again: READ | WRITE | TIMER | LINK,
         closing: None,
         shared,
         config,
@@ -83,7 +76,6 @@ where
 struct Wakers {
     read: Waker,
     write: Waker,
-    streams: Waker,
     timer: Waker,
 }
 
@@ -141,7 +133,7 @@ where
             this.closing = Some(Closing::new(why, this.config.close_timeout));
         }
         match &mut this.closing {
-            Some(closing) => closing.poll(cx, &mut this.io, &this.session, &this.shared),
+            Some(closing) => closing.poll(cx, &mut this.io, &this.shared),
             None => Poll::Pending,
         }
     }
@@ -167,23 +159,13 @@ where
     }
 
     fn round(&mut self, cx: &mut Context<'_>, work: u8) -> Result<(), Closed> {
-        if work & LINK != 0 {
-            if let Some((code, reason)) = self.shared.close_requested() {
-                self.session.poll(&mut Context::from_waker(&self.wakers.streams))?;
-                return Err(Closed::Local { code: code.into(), reason });
-            }
-            self.session.start_if_allowed();
+        if work & LINK != 0
+            && let Some((code, reason)) = self.shared.close_requested()
+        {
+            return Err(Closed::Local { code: code.into(), reason });
         }
         if work & READ != 0 {
             self.read()?;
-        }
-        let mut streams = Context::from_waker(&self.wakers.streams);
-        if work & (STREAMS | LINK) != 0 && self.session.poll(&mut streams)? {
-            self.again |= STREAMS;
-        }
-        // After the streams, so that the places of those dropped are free.
-        if self.session.poll_opens(cx, &mut streams)? {
-            self.again |= STREAMS;
         }
         if work & TIMER != 0 {
             self.on_time()?;
@@ -216,12 +198,7 @@ where
 
     fn on_binary(&mut self, bytes: Bytes) -> Result<(), Closed> {
         self.check_size(bytes.len())?;
-        self.session.push(bytes)?;
-        let mut cx = Context::from_waker(&self.wakers.streams);
-        if self.session.poll(&mut cx)? {
-            self.again |= STREAMS;
-        }
-        Ok(())
+        self.session.receive(bytes)
     }
 
     fn on_text(&mut self, text: Utf8Bytes) -> Result<(), Closed> {
@@ -265,12 +242,16 @@ where
             let now = self.check_life()?;
             if self.lazy.is_some_and(|at| at <= now) {
                 self.lazy = None;
-                self.session.transport().hurry();
+                lock(&self.shared.output).hurry();
             }
             if let Some(ping) = self.liveness.ping(now) {
                 self.io.feed(Message::Ping(Bytes::copy_from_slice(&ping)))?;
             }
         }
+    }
+
+    fn next_in_line(&self) -> Option<Arc<StreamState>> {
+        lock(&self.shared.output).next()
     }
 
     fn check_life(&self) -> Result<Instant, Closed> {
@@ -291,20 +272,21 @@ where
                 return Ok(());
             }
             let texts = self.io.feed_texts(cx, &self.shared)?;
-            let mut transport = self.session.transport();
-            if transport.has_output() && (texts || transport.is_urgent()) {
-                let message = transport.take();
-                let unblocked = transport.unblocked();
-                drop(transport);
+            let mut output = lock(&self.shared.output);
+            if output.is_urgent() || texts && !output.is_empty() {
+                let message = output.take();
+                drop(output);
                 self.lazy = None;
-                self.io.send(message, &self.shared)?;
-                if unblocked {
-                    // yamux refills while the socket takes this.
-                    self.again |= STREAMS;
+                if !message.is_empty() {
+                    self.io.send(message, &self.shared)?;
+                }
+                // Those who waited fill the next while the socket takes this.
+                while let Some(stream) = self.next_in_line() {
+                    stream.take_turn();
                 }
             } else {
-                let waiting = transport.has_output();
-                drop(transport);
+                let waiting = !output.is_empty();
+                drop(output);
                 if waiting && self.lazy.is_none() {
                     self.lazy = Some(Instant::now() + LAZY);
                     self.again |= TIMER;

@@ -1,8 +1,9 @@
-//! The yamux frame header, as far as the adapter has to look into it.
+//! The yamux frame header (hashicorp/yamux, spec.md).
 
 pub(crate) const HEADER: usize = 12;
 
 pub(crate) const DATA: u8 = 0;
+pub(crate) const WINDOW: u8 = 1;
 pub(crate) const PING: u8 = 2;
 pub(crate) const GO_AWAY: u8 = 3;
 
@@ -41,8 +42,12 @@ impl Header {
         [self.version, self.kind, f0, f1, s0, s1, s2, s3, l0, l1, l2, l3]
     }
 
-    pub(crate) fn reset(stream: u32) -> Self {
-        Self { version: 0, kind: DATA, flags: RST, stream, length: 0 }
+    pub(crate) fn data(flags: u16, stream: u32, length: u32) -> Self {
+        Self { version: 0, kind: DATA, flags, stream, length }
+    }
+
+    pub(crate) fn window(flags: u16, stream: u32, credit: u32) -> Self {
+        Self { version: 0, kind: WINDOW, flags, stream, length: credit }
     }
 
     pub(crate) fn pong(value: u32) -> Self {
@@ -51,10 +56,5 @@ impl Header {
 
     pub(crate) fn has(self, flag: u16) -> bool {
         self.flags & flag != 0
-    }
-
-    /// Bytes of body that follow.
-    pub(crate) fn body(self) -> usize {
-        if self.kind == DATA { usize::try_from(self.length).unwrap_or(usize::MAX) } else { 0 }
     }
 }

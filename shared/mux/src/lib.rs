@@ -1,15 +1,18 @@
 //! One WebSocket that carries JSON text messages and one yamux session; both ends of the link use it.
 //!
 //! ```text
-//!  Link::send ──► text queue ──┐                        ┌──► Incoming::control
-//!  Link::open ──► open queue ──┤   Driver (one task)    │
-//!                              ├── WebSocketStream<S> ──┤
-//!  MuxStream writes ──► yamux ─┘                        └──► yamux ──► MuxStream reads, Incoming::streams
+//!  Link::send ──────► text queue ──┐                        ┌──► Incoming::control
+//!                                  ├── WebSocketStream<S> ──┤
+//!  MuxStream writes ──► output ────┘      Driver (one task) └──► MuxStream reads, Incoming::streams
 //! ```
 //!
 //! The driver is the only task that touches the socket. Text goes out before stream data, streams take turns by
 //! 16 KiB frames, and the reader never waits for a consumer: what a stream may buffer is bounded by its yamux window,
 //! what all may buffer by [`Unread`], and a queue that its consumer leaves full ends the link with a close code that says so.
+//!
+//! yamux is spoken here and not by a library: what a stream sends is copied once, into the message that carries it; what it
+//! receives is a part of the message that brought it; opening one asks no task; and an end, an abort and a go-away stay
+//! what they are, which the libraries mix up.
 //!
 //! This crate knows nothing of what the text messages or the stream headers mean.
 
@@ -22,13 +25,14 @@ mod frame;
 mod link;
 mod liveness;
 mod metrics;
+mod output;
 mod session;
 mod signals;
 mod state;
 mod stats;
 mod stream;
+mod table;
 mod timed;
-mod transport;
 mod unread;
 
 pub use accept::{Control, Incoming, Streams};

@@ -1,13 +1,12 @@
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::{
     closed::{Closed, OpenError},
     config::Windows,
-    session::Opened,
-    state::Shared,
+    state::{Shared, lock},
     stats::Stats,
     stream::MuxStream,
 };
@@ -17,7 +16,6 @@ use crate::{
 pub struct Link {
     pub(crate) shared: Arc<Shared>,
     pub(crate) texts: mpsc::Sender<String>,
-    pub(crate) opens: mpsc::Sender<Opened>,
 }
 
 impl Link {
@@ -37,11 +35,12 @@ impl Link {
     /// Opens a stream. Costs no bytes on the link: the peer learns of it with the first write. Waits while the peer
     /// has 256 streams that it has not acknowledged.
     pub async fn open(&self) -> Result<MuxStream, OpenError> {
-        let (reply, opened) = oneshot::channel();
-        if self.opens.send(reply).await.is_err() {
-            return Err(OpenError::Closed(self.why_closed()));
-        }
-        opened.await.unwrap_or_else(|_| Err(OpenError::Closed(self.why_closed())))
+        self.shared.may_open(&lock(&self.shared.table))?;
+        let permit = self.shared.backlog.acquire().await.map_err(|_| OpenError::Closed(self.why_closed()))?;
+        let stream = self.shared.open()?;
+        // Given back when the peer acknowledges the stream, or it is gone.
+        permit.forget();
+        Ok(stream)
     }
 
     /// Ends the link: every stream ends at once, text already queued and stream data already on its way out are sent,

@@ -162,12 +162,15 @@ impl Totals {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::closed::Closed;
+    use crate::{
+        closed::Closed,
+        config::{Config, Role},
+    };
 
     #[test]
     fn what_an_ended_link_has_carried_still_counts() {
         let link = || {
-            let shared = Arc::new(Shared::default());
+            let shared = Arc::new(Shared::new(Role::Agent, &Config::default()));
             shared.counters.message_in(10);
             shared.counters.open_streams.store(1, Ordering::Relaxed);
             shared

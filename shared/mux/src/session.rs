@@ -1,230 +1,202 @@
-//! The yamux session of a link and the streams in it.
+//! What the peer says on the yamux session of a link.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, atomic::Ordering},
-    task::{Context, Poll},
-};
+use std::sync::{Arc, atomic::Ordering};
 
-use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot};
+use bytes::{Buf, Bytes};
+use tokio::sync::mpsc;
 
 use crate::{
-    closed::{Closed, OpenError},
-    config::{Config, Role, Windows},
+    closed::Closed,
+    config::{INITIAL_WINDOW, Role},
+    frame::{ACK, DATA, FIN, GO_AWAY, HEADER, Header, PING, RST, SYN, WINDOW},
     state::{Shared, lock},
-    stats::add,
-    stream::MuxStream,
-    transport::{Pipe, Transport},
+    stream::{
+        MuxStream,
+        state::{Overrun, StreamState},
+    },
 };
 
-pub(crate) type Opened = oneshot::Sender<Result<MuxStream, OpenError>>;
-
-/// Incoming streams handed over in one poll, so that whoever receives them gets a turn before the queue is full.
-const ACCEPTS: usize = 64;
-
 pub(crate) struct Session {
-    role: Role,
-    config: Config,
     shared: Arc<Shared>,
-    transport: Arc<Mutex<Transport>>,
-    yamux: Option<yamux::Connection<Pipe>>,
     /// Until the link ends.
     accepted: Option<mpsc::Sender<MuxStream>>,
-    opens: mpsc::Receiver<Opened>,
-    /// Waits for yamux to accept one more unacknowledged stream.
-    opening: Option<Opened>,
-    /// Dropped streams that are not yet seen out.
-    ending: Vec<u32>,
+    /// The first bytes of a frame, as far as they have arrived.
+    header: [u8; HEADER],
+    arrived: usize,
+    body: Body,
+}
+
+/// What is still to come of a data frame.
+#[derive(Default)]
+struct Body {
+    left: usize,
+    /// None: nobody wants it.
+    stream: Option<Arc<StreamState>>,
+    last: bool,
 }
 
 impl Session {
-    pub(crate) fn new(
-        role: Role,
-        config: Config,
-        shared: Arc<Shared>,
-        accepted: mpsc::Sender<MuxStream>,
-        opens: mpsc::Receiver<Opened>,
-    ) -> Self {
-        let transport = Arc::new(Mutex::new(Transport::new(shared.clone())));
-        shared.unread.join(&transport);
-        Self {
-            role,
-            config,
-            shared,
-            transport,
-            yamux: None,
-            accepted: Some(accepted),
-            opens,
-            opening: None,
-            ending: Vec::new(),
-        }
+    pub(crate) fn new(shared: Arc<Shared>, accepted: mpsc::Sender<MuxStream>) -> Self {
+        shared.unread.join(&shared);
+        Self { shared, accepted: Some(accepted), header: [0; HEADER], arrived: 0, body: Body::default() }
     }
 
-    pub(crate) fn transport(&self) -> MutexGuard<'_, Transport> {
-        lock(&self.transport)
-    }
-
-    /// A binary message of the peer. Poll after it.
-    pub(crate) fn push(&mut self, message: Bytes) -> Result<(), Closed> {
-        let Some(windows) = self.shared.windows() else {
+    /// A binary message: any part of the peer's frames.
+    pub(crate) fn receive(&mut self, mut message: Bytes) -> Result<(), Closed> {
+        if !self.shared.is_started() {
             return Err(Closed::Protocol("stream data before streams were negotiated".to_owned()));
-        };
-        self.start(windows);
-        self.transport().push(message);
+        }
+        while !message.is_empty() {
+            if self.body.left > 0 {
+                let part = message.split_to(message.len().min(self.body.left));
+                self.body.receive(part);
+                continue;
+            }
+            let rest = self.header.get_mut(self.arrived..).unwrap_or_default();
+            let n = rest.len().min(message.len());
+            message.copy_to_slice(rest.get_mut(..n).unwrap_or_default());
+            self.arrived += n;
+            if self.arrived == HEADER {
+                self.arrived = 0;
+                self.on_header(Header::decode(self.header))?;
+            }
+        }
+        self.shared.unread.relieve();
         Ok(())
     }
 
-    fn start(&mut self, windows: Windows) {
-        if self.yamux.is_none() {
-            let mode = match self.role {
-                Role::Agent => yamux::Mode::Client,
-                Role::ControlPlane => yamux::Mode::Server,
-            };
-            let pipe = Pipe(self.transport.clone());
-            self.yamux = Some(yamux::Connection::new(pipe, self.config.yamux(windows), mode));
+    fn on_header(&mut self, header: Header) -> Result<(), Closed> {
+        if header.version != 0 {
+            return Err(broken("a frame of an unknown version"));
+        }
+        match header.kind {
+            DATA | WINDOW => self.on_stream(header),
+            PING if header.has(ACK) => Err(broken("an answer to a ping that was not sent")),
+            PING => {
+                if !lock(&self.shared.output).pong(header.length) {
+                    return Err(broken("more pings than answers fit"));
+                }
+                Ok(())
+            }
+            GO_AWAY if header.length == 0 => {
+                lock(&self.shared.table).going_away = true;
+                Ok(())
+            }
+            GO_AWAY => Err(broken("the peer ended its yamux session with an error")),
+            _ => Err(broken("a frame of an unknown type")),
         }
     }
 
-    /// The control plane speaks as soon as it is allowed to; the agent only after it, or when asked for a stream,
-    /// because its first bytes must not overtake the message that negotiates them.
-    pub(crate) fn start_if_allowed(&mut self) {
-        if self.role == Role::ControlPlane
-            && let Some(windows) = self.shared.windows()
-        {
-            self.start(windows);
+    fn on_stream(&mut self, header: Header) -> Result<(), Closed> {
+        let stream = if header.has(SYN) && !header.has(RST) {
+            self.accept(header)?
+        } else {
+            lock(&self.shared.table).get(header.stream).cloned()
+        };
+        if let Some(stream) = &stream {
+            if header.has(RST) {
+                stream.reset();
+            } else if header.has(ACK) {
+                stream.acknowledged();
+            }
         }
+        if header.kind == WINDOW {
+            return match stream {
+                Some(stream) => credit(&stream, header),
+                // It has ended here, and the peer was told.
+                None => Ok(()),
+            };
+        }
+        if let Some(stream) = &stream {
+            stream.expect(header.length).map_err(|overrun| match overrun {
+                Overrun::Frame => Closed::TooBig(format!("yamux frame of {} bytes", header.length)),
+                Overrun::Window => broken("more stream data than the window has room for"),
+            })?;
+        }
+        let left = usize::try_from(header.length).unwrap_or(usize::MAX);
+        self.body = Body { left, stream, last: header.has(FIN) };
+        if left == 0 {
+            self.body.end();
+        }
+        Ok(())
     }
 
-    /// Moves frames both ways between the transport and the streams. True: there is more to do at once.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Result<bool, Closed> {
-        let (Some(yamux), Some(accepted)) = (&mut self.yamux, &self.accepted) else { return Ok(false) };
-        let mut more = false;
-        for turn in 0.. {
-            match yamux.poll_next_inbound(cx) {
-                Poll::Ready(Some(Ok(stream))) => accept(stream, &self.transport, &self.shared, &self.config, accepted)?,
-                Poll::Ready(Some(Err(error))) => return Err(error.into()),
-                Poll::Ready(None) => {
-                    return Err(Closed::Protocol("the peer ended its yamux session with an error".to_owned()));
-                }
-                Poll::Pending => break,
-            }
-            if turn >= ACCEPTS {
-                more = true;
-                break;
-            }
+    /// None: it does not fit, and the peer is told.
+    fn accept(&mut self, header: Header) -> Result<Option<Arc<StreamState>>, Closed> {
+        let is_odd = header.stream % 2 == 1;
+        if header.stream == 0 || is_odd == (self.shared.role == Role::Agent) {
+            return Err(broken("a stream with an id of this end"));
         }
-        let mut transport = lock(&self.transport);
-        if transport.flooded {
-            return Err(Closed::Protocol("more pings than answers fit".to_owned()));
+        let credit = if header.kind == WINDOW { header.length } else { 0 };
+        let credit = INITIAL_WINDOW.checked_add(credit).ok_or_else(|| broken("more credit than there can be"))?;
+        let mut table = lock(&self.shared.table);
+        if table.get(header.stream).is_some() {
+            return Err(broken("a stream with an id that is in use"));
         }
-        match transport.judged {
-            None => {}
-            Some(1) => return Err(Closed::Protocol("yamux frames that contradict each other".to_owned())),
-            Some(_) => return Err(Closed::AcceptFlood),
+        // The two ends may differ for a moment about how many are open, so this is no reason to end the link.
+        let refused = !table.within(self.shared.max_streams);
+        if refused || self.accepted.as_ref().is_none_or(mpsc::Sender::is_closed) {
+            drop(table);
+            self.shared.counters.refused.fetch_add(1, Ordering::Relaxed);
+            lock(&self.shared.output).signal(Header::data(RST, header.stream, 0));
+            return Ok(None);
         }
-        if transport.has_input() && !more {
-            // It stops reading only to say so, and cannot while the peer takes nothing.
-            return Err(Closed::Protocol("yamux frames that contradict each other".to_owned()));
-        }
-        self.ending.append(&mut lock(&self.shared.dropped));
-        self.ending.retain(|stream| !transport.reap(*stream));
-        self.shared.counters.open_streams.store(transport.open_streams(), Ordering::Relaxed);
-        drop(transport);
-        self.shared.unread.relieve();
-        Ok(more)
-    }
-
-    /// Answers what [`Link::open`](crate::Link::open) asks for; `streams` is woken when yamux can go on opening.
-    /// True: poll, because only that lets a new stream wake us.
-    pub(crate) fn poll_opens(&mut self, cx: &mut Context<'_>, streams: &mut Context<'_>) -> Result<bool, Closed> {
-        let mut any = false;
-        loop {
-            let reply = match self.opening.take() {
-                Some(reply) => reply,
-                None => match self.opens.poll_recv(cx) {
-                    Poll::Ready(Some(reply)) => reply,
-                    Poll::Ready(None) | Poll::Pending => return Ok(any),
-                },
-            };
-            if reply.is_closed() {
-                continue;
-            }
-            let Some(windows) = self.shared.windows() else {
-                let _ = reply.send(Err(OpenError::NotStarted));
-                continue;
-            };
-            self.start(windows);
-            let Some(yamux) = &mut self.yamux else { return Ok(any) };
-            let refusal = {
-                let transport = lock(&self.transport);
-                if transport.going_away {
-                    Some(OpenError::GoingAway)
-                } else if !transport.may_open(self.config.max_streams()) {
-                    Some(OpenError::TooManyStreams(self.config.max_streams()))
-                } else {
-                    None
-                }
-            };
-            if let Some(refusal) = refusal {
-                let _ = reply.send(Err(refusal));
-                continue;
-            }
-            match yamux.poll_new_outbound(streams) {
-                Poll::Ready(Ok(stream)) => {
-                    any = true;
-                    let mut transport = lock(&self.transport);
-                    let state = transport.open(stream.id().val());
-                    self.shared.counters.open_streams.store(transport.open_streams(), Ordering::Relaxed);
-                    drop(transport);
-                    add(&self.shared.counters.opened, 1);
-                    // The asker may be gone; the stream is then dropped, and with it its entry.
-                    let _ = reply.send(Ok(MuxStream::new(stream, state)));
-                }
-                Poll::Ready(Err(error)) => {
-                    let closed = Closed::from(error);
-                    let _ = reply.send(Err(OpenError::Closed(closed.clone())));
-                    return Err(closed);
-                }
-                Poll::Pending => {
-                    self.opening = Some(reply);
-                    return Ok(any);
-                }
+        let stream = StreamState::accepted(header.stream, Arc::clone(&self.shared), credit);
+        table.insert(Arc::clone(&stream));
+        self.shared.counters.open_streams.store(table.len(), Ordering::Relaxed);
+        drop(table);
+        let user = MuxStream::new(Arc::clone(&stream));
+        match self.accepted.as_ref().map(|accepted| accepted.try_send(user)) {
+            Some(Err(mpsc::error::TrySendError::Full(_))) => Err(Closed::AcceptFlood),
+            _ => {
+                self.shared.counters.accepted.fetch_add(1, Ordering::Relaxed);
+                Ok(Some(stream))
             }
         }
     }
 
     /// Ends every stream; what they have received stays readable.
     pub(crate) fn end(&mut self) {
-        self.yamux = None;
-        self.transport().cut();
         self.accepted = None;
-        self.opening = None;
-        self.opens.close();
-        self.shared.counters.open_streams.store(0, Ordering::Relaxed);
+        self.body = Body::default();
+        self.shared.end_streams();
     }
 }
 
-fn accept(
-    stream: yamux::Stream,
-    transport: &Mutex<Transport>,
-    shared: &Arc<Shared>,
-    config: &Config,
-    accepted: &mpsc::Sender<MuxStream>,
-) -> Result<(), Closed> {
-    let (state, fits) = {
-        let mut transport = lock(transport);
-        (transport.open(stream.id().val()), transport.within(config.max_streams()))
-    };
-    let stream = MuxStream::new(stream, state);
-    if !fits {
-        // The two ends may differ for a moment about how many are open, so this is no reason to end the link.
-        add(&shared.counters.refused, 1);
-        return Ok(());
+fn credit(stream: &StreamState, header: Header) -> Result<(), Closed> {
+    // That of the first frame is in the new stream already.
+    if !header.has(SYN) && !stream.allow(header.length) {
+        return Err(broken("more credit than there can be"));
     }
-    match accepted.try_send(stream) {
-        Ok(()) => add(&shared.counters.accepted, 1),
-        Err(mpsc::error::TrySendError::Closed(_)) => add(&shared.counters.refused, 1),
-        Err(mpsc::error::TrySendError::Full(_)) => return Err(Closed::AcceptFlood),
+    if header.has(FIN) {
+        stream.finish();
     }
     Ok(())
 }
+
+fn broken(rule: &str) -> Closed {
+    Closed::Protocol(rule.to_owned())
+}
+
+impl Body {
+    fn receive(&mut self, part: Bytes) {
+        self.left -= part.len();
+        if let Some(stream) = &self.stream {
+            stream.receive(part);
+        }
+        if self.left == 0 {
+            self.end();
+        }
+    }
+
+    fn end(&mut self) {
+        if let Some(stream) = self.stream.take()
+            && self.last
+        {
+            stream.finish();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -17,8 +17,8 @@ use futures::task::AtomicWaker;
 pub(crate) const READ: u8 = 1;
 /// The socket may take more.
 pub(crate) const WRITE: u8 = 2;
-/// A stream wrote, wants credit sent, or was dropped.
-pub(crate) const STREAMS: u8 = 4;
+/// There is something new in the output.
+pub(crate) const OUTPUT: u8 = 4;
 /// The timer ran out.
 pub(crate) const TIMER: u8 = 8;
 /// A handle asked for something that is not in a queue.
@@ -101,10 +101,10 @@ mod tests {
         let signals = Arc::new(Signals::default());
         let count = Arc::new(Count::default());
         signals.begin(&Waker::from(count.clone()));
-        signals.waker(STREAMS).wake_by_ref();
+        signals.waker(OUTPUT).wake_by_ref();
         assert_eq!(count.0.load(Ordering::SeqCst), 0);
         assert!(!signals.sleep());
-        assert_eq!(signals.take(), STREAMS);
+        assert_eq!(signals.take(), OUTPUT);
         assert!(signals.sleep());
         signals.raise(READ);
         signals.raise(READ);

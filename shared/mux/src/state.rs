@@ -5,14 +5,17 @@ use std::sync::{
     atomic::{AtomicU8, AtomicUsize, Ordering},
 };
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::{
-    closed::Closed,
-    config::Windows,
-    signals::{LINK, Signals},
+    closed::{Closed, OpenError},
+    config::{Config, Role, Windows},
+    output::Output,
+    signals::{LINK, OUTPUT, Signals},
     stats::Counters,
+    stream::{MuxStream, state::StreamState},
+    table::Table,
     unread::Unread,
 };
 
@@ -24,26 +27,50 @@ const NOT_STARTED: u8 = 0;
 const FIXED: u8 = 1;
 const TUNED: u8 = 2;
 
-#[derive(Debug, Default)]
+/// Streams that the peer has not acknowledged yet, at most (hashicorp/yamux, `AcceptBacklog`).
+const BACKLOG: usize = 256;
+
+/// Of the locks, whoever holds several takes them in this order: that of the table, one stream's, that of the output.
+#[derive(Debug)]
 pub(crate) struct Shared {
+    pub(crate) role: Role,
+    pub(crate) max_streams: usize,
     pub(crate) signals: Arc<Signals>,
     pub(crate) counters: Counters,
-    /// Streams dropped by their users whose end the driver has yet to see out.
-    pub(crate) dropped: Mutex<Vec<u32>>,
+    pub(crate) table: Mutex<Table>,
+    pub(crate) output: Mutex<Output>,
+    /// For those who open: one for each stream that the peer may yet leave unacknowledged.
+    pub(crate) backlog: Semaphore,
+    /// What the windows of all streams have beyond the first, and the most that it may be.
+    widened: AtomicUsize,
+    window_total: usize,
     /// Bytes of text waiting in the incoming control queue.
     pub(crate) control_bytes: AtomicUsize,
     /// What all streams have received and not read, on this link and others.
     pub(crate) unread: Arc<Unread>,
-    /// What all streams of this link have written and yamux has yet to pass on.
-    pub(crate) unsent: AtomicUsize,
     started: AtomicU8,
     close: Mutex<Option<(CloseCode, &'static str)>>,
     closed: watch::Sender<Option<Closed>>,
 }
 
 impl Shared {
-    pub(crate) fn new(signals: Arc<Signals>, unread: Arc<Unread>) -> Self {
-        Self { signals, unread, ..Self::default() }
+    pub(crate) fn new(role: Role, config: &Config) -> Self {
+        Self {
+            role,
+            max_streams: config.max_streams(),
+            signals: Arc::default(),
+            counters: Counters::default(),
+            table: Mutex::default(),
+            output: Mutex::default(),
+            backlog: Semaphore::new(BACKLOG),
+            widened: AtomicUsize::new(0),
+            window_total: config.stream_window_total,
+            control_bytes: AtomicUsize::new(0),
+            unread: config.unread.clone(),
+            started: AtomicU8::new(NOT_STARTED),
+            close: Mutex::default(),
+            closed: watch::Sender::default(),
+        }
     }
 
     pub(crate) fn start(&self, windows: Windows) {
@@ -51,18 +78,83 @@ impl Shared {
             Windows::Fixed => FIXED,
             Windows::Tuned => TUNED,
         };
-        // The first call decides: yamux cannot change its windows later.
-        if self.started.compare_exchange(NOT_STARTED, value, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-            self.signals.raise(LINK);
-        }
+        // The first call decides: streams may be open at the second.
+        let _started = self.started.compare_exchange(NOT_STARTED, value, Ordering::AcqRel, Ordering::Acquire);
     }
 
-    pub(crate) fn windows(&self) -> Option<Windows> {
-        match self.started.load(Ordering::Acquire) {
-            FIXED => Some(Windows::Fixed),
-            TUNED => Some(Windows::Tuned),
-            _ => None,
+    pub(crate) fn is_started(&self) -> bool {
+        self.started.load(Ordering::Acquire) != NOT_STARTED
+    }
+
+    /// Takes up to `more` bytes for a window that is to be widened. None when it is not.
+    pub(crate) fn widen(&self, more: u32) -> Option<u32> {
+        if self.started.load(Ordering::Acquire) != TUNED {
+            return None;
         }
+        let wanted = usize::try_from(more).unwrap_or(usize::MAX);
+        let before = self.widened.fetch_add(wanted, Ordering::AcqRel);
+        if before + wanted <= self.window_total {
+            return Some(more);
+        }
+        self.widened.fetch_sub(wanted, Ordering::AcqRel);
+        None
+    }
+
+    /// Gives back what a window had beyond the first.
+    pub(crate) fn narrow(&self, less: u32) {
+        self.widened.fetch_sub(usize::try_from(less).unwrap_or(0), Ordering::AcqRel);
+    }
+
+    /// A new stream of this end, if that can be had now. The caller holds a permit of `backlog` for it.
+    pub(crate) fn open(self: &Arc<Self>) -> Result<MuxStream, OpenError> {
+        let mut table = lock(&self.table);
+        self.may_open(&table)?;
+        let id = table.next_id(self.role).ok_or(OpenError::GoingAway)?;
+        let stream = StreamState::opened(id, Arc::clone(self));
+        table.insert(Arc::clone(&stream));
+        self.counters.open_streams.store(table.len(), Ordering::Relaxed);
+        drop(table);
+        self.counters.opened.fetch_add(1, Ordering::Relaxed);
+        Ok(MuxStream::new(stream))
+    }
+
+    pub(crate) fn may_open(&self, table: &Table) -> Result<(), OpenError> {
+        if table.ended {
+            return Err(OpenError::Closed(self.why_closed().unwrap_or(Closed::Dropped)));
+        }
+        if !self.is_started() {
+            return Err(OpenError::NotStarted);
+        }
+        if table.going_away {
+            return Err(OpenError::GoingAway);
+        }
+        if table.len() >= self.max_streams {
+            return Err(OpenError::TooManyStreams(self.max_streams));
+        }
+        Ok(())
+    }
+
+    /// A stream is of no further interest.
+    pub(crate) fn forget(&self, id: u32) {
+        let mut table = lock(&self.table);
+        table.remove(id);
+        self.counters.open_streams.store(table.len(), Ordering::Relaxed);
+    }
+
+    /// Something was added to the output.
+    pub(crate) fn said(&self) {
+        self.signals.raise(OUTPUT);
+    }
+
+    /// Ends every stream; what they have received stays readable.
+    pub(crate) fn end_streams(&self) {
+        let streams = lock(&self.table).end();
+        self.counters.open_streams.store(0, Ordering::Relaxed);
+        self.backlog.close();
+        for stream in streams {
+            stream.cut();
+        }
+        lock(&self.output).end();
     }
 
     pub(crate) fn request_close(&self, code: CloseCode, reason: &'static str) {

@@ -23,7 +23,7 @@ pub struct Stats {
     pub rtt: Option<Duration>,
 }
 
-/// The same, written by the driver alone, but for `evicted`.
+/// The same. The driver alone writes the bytes and the round trip.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) open_streams: AtomicUsize,
@@ -38,7 +38,7 @@ pub(crate) struct Counters {
 }
 
 /// Adds without a locked instruction: there is one writer.
-pub(crate) fn add(counter: &AtomicU64, n: u64) {
+fn add(counter: &AtomicU64, n: u64) {
     counter.store(counter.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
 }
 
@@ -61,10 +61,14 @@ impl Counters {
             evicted: load(&self.evicted),
             bytes_in: load(&self.bytes_in),
             bytes_out: load(&self.bytes_out),
-            rtt: match load(&self.rtt) {
-                0 => None,
-                nanos => Some(Duration::from_nanos(nanos)),
-            },
+            rtt: self.rtt(),
+        }
+    }
+
+    pub(crate) fn rtt(&self) -> Option<Duration> {
+        match self.rtt.load(Ordering::Relaxed) {
+            0 => None,
+            nanos => Some(Duration::from_nanos(nanos)),
         }
     }
 }

@@ -1,7 +1,8 @@
 pub(crate) mod state;
 
 use std::{
-    fmt, io,
+    fmt,
+    io::{self, IoSlice},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -9,11 +10,10 @@ use std::{
 
 use bytes::Bytes;
 use duplex::Duplex;
-use futures::io::AsyncWrite as _;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use self::state::{EVICTED, FIN_IN, READ_OUT, RST_IN, SHUT, StreamState};
-use crate::{closed::Closed, state::lock};
+use self::state::{EVICTED, FIN_IN, RST_IN, SHUT, StreamState};
+use crate::closed::Closed;
 
 /// One stream of the link.
 ///
@@ -37,8 +37,7 @@ impl fmt::Debug for MuxStream {
 }
 
 impl MuxStream {
-    pub(crate) fn new(inner: yamux::Stream, state: Arc<StreamState>) -> Self {
-        *lock(&state.inner) = Some(inner);
+    pub(crate) fn new(state: Arc<StreamState>) -> Self {
         Self { state, rest: Bytes::new() }
     }
 
@@ -56,16 +55,13 @@ impl MuxStream {
         self.state.has(RST_IN) || self.state.has(EVICTED)
     }
 
-    /// Tells the peer that the stream was taken; hashicorp/yamux closes its session when that takes over 75 s, and
-    /// both implementations stop opening after 256 that were not. A fresh stream always has room for the frame.
     pub(crate) fn acknowledge(&self) {
-        let mut cx = Context::from_waker(std::task::Waker::noop());
-        let _ = self.state.poll_write(&mut cx, &[]);
+        self.state.acknowledge();
     }
 
     fn read_end(&self) -> io::Result<()> {
         if self.state.has(FIN_IN) && !self.state.has(EVICTED) {
-            self.state.set(READ_OUT);
+            self.state.read_out();
             return Ok(());
         }
         Err(self.abandoned())
@@ -124,31 +120,30 @@ impl AsyncRead for MuxStream {
 
 impl AsyncWrite for MuxStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if buf.is_empty() {
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if bufs.iter().all(|buf| buf.is_empty()) {
             return Poll::Ready(Ok(0));
         }
-        Poll::Ready(ready!(self.state.poll_write(cx, buf)).map_err(|_| self.broken()))
+        Poll::Ready(ready!(self.state.poll_write(cx, bufs)).ok_or_else(|| self.broken()))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.state.has(SHUT) {
-            return Poll::Ready(Ok(()));
-        }
-        // Closed by a reset or with the link; yamux would call that a success.
-        let mut inner = lock(&self.state.inner);
-        let Some(inner) = inner.as_mut().filter(|inner| !inner.is_closed()) else {
-            return Poll::Ready(Err(self.broken()));
-        };
-        match ready!(Pin::new(inner).poll_close(cx)) {
-            // Only now: until the FIN is queued, a drop is an abort.
-            Ok(()) => self.state.set(SHUT),
-            Err(_) => return Poll::Ready(Err(self.broken())),
-        }
-        Poll::Ready(Ok(()))
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(if self.state.shut() { Ok(()) } else { Err(self.broken()) })
     }
 }
 

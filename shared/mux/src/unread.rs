@@ -11,14 +11,14 @@ use std::sync::{
 
 use tokio::time::Instant;
 
-use crate::{state::lock, transport::Transport};
+use crate::state::{Shared, lock};
 
 /// What streams have received and nobody has read yet, over all links that share this; and the most that it may be.
 #[derive(Debug, Default)]
 pub struct Unread {
     limit: usize,
     bytes: AtomicUsize,
-    links: Mutex<Vec<Weak<Mutex<Transport>>>>,
+    links: Mutex<Vec<Weak<Shared>>>,
 }
 
 impl Unread {
@@ -28,7 +28,7 @@ impl Unread {
         Self { limit, ..Self::default() }
     }
 
-    /// How many there are now, with what it costs to keep them.
+    /// How many there are now.
     pub fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
     }
@@ -42,7 +42,7 @@ impl Unread {
     }
 
     /// The streams of `link` count from now on.
-    pub(crate) fn join(&self, link: &Arc<Mutex<Transport>>) {
+    pub(crate) fn join(&self, link: &Arc<Shared>) {
         let mut links = lock(&self.links);
         links.retain(|link| link.strong_count() > 0);
         links.push(Arc::downgrade(link));
@@ -61,8 +61,8 @@ impl Unread {
         let now = Instant::now();
         let mut streams = Vec::new();
         for link in links.iter().filter_map(Weak::upgrade) {
-            let link = lock(&link);
-            streams.extend(link.streams().filter_map(|stream| Some((stream.burden(now)?, Arc::clone(stream)))));
+            let table = lock(&link.table);
+            streams.extend(table.streams().filter_map(|stream| Some((stream.burden(now)?, Arc::clone(stream)))));
         }
         streams.sort_unstable_by_key(|(burden, _)| std::cmp::Reverse(*burden));
         // Somewhat below, so that not every further frame begins a search.

@@ -1,260 +1,505 @@
-//! What a stream's user, the transport and the limits of the process have to know of it together.
+//! One stream, as its user, the driver and the limits of the process see it.
+//!
+//! The lock is held for a few field updates and a copy at a time, never across a wake-up or an await.
 
 use std::{
-    io,
-    pin::Pin,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering},
-    },
-    task::{Context, Poll, Waker, ready},
+    collections::VecDeque,
+    io::IoSlice,
+    sync::{Arc, Mutex, MutexGuard},
+    task::{Context, Poll, Waker},
+    time::Duration,
 };
 
-use bytes::Bytes;
-use futures::{Stream as _, io::AsyncWrite as _, task::AtomicWaker};
+use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
 use crate::{
-    config::{FRAME_COST, SPLIT, UNSENT},
+    config::{INITIAL_WINDOW, SPLIT},
+    frame::{self, Header},
     state::{Shared, lock},
 };
 
-/// The peer's FIN has been delivered to yamux with everything before it.
+/// The peer's FIN has arrived with everything before it.
 pub(crate) const FIN_IN: u16 = 1;
 /// The peer reset the stream.
 pub(crate) const RST_IN: u16 = 2;
-/// Our FIN or RST is in the outgoing bytes.
-pub(crate) const FIN_OUT: u16 = 4;
-pub(crate) const RST_OUT: u16 = 8;
+/// Our FIN is in the output.
+const FIN_OUT: u16 = 4;
 /// The user of the stream has finished writing, and has dropped it.
-pub(crate) const SHUT: u16 = 16;
-pub(crate) const DROPPED: u16 = 32;
+pub(crate) const SHUT: u16 = 8;
+const DROPPED: u16 = 16;
 /// The link has ended under it.
-pub(crate) const CUT: u16 = 64;
+const CUT: u16 = 32;
 /// The reader has seen the peer's end.
-pub(crate) const READ_OUT: u16 = 128;
+const READ_OUT: u16 = 64;
 /// It was taken from its user, who left too much unread.
-pub(crate) const EVICTED: u16 = 256;
+pub(crate) const EVICTED: u16 = 128;
+/// The next frame tells the peer that the stream is there, or that it was taken.
+const SYN_DUE: u16 = 256;
+const ACK_DUE: u16 = 512;
+/// The peer has not said that it has taken it.
+const UNACKED: u16 = 1024;
+
+/// Nobody takes what is written any more.
+const BROKEN: u16 = RST_IN | CUT | EVICTED;
 
 /// Who has read this much may wait twice as long as who has read nothing, and so on up to [`MOST_TRUST`] times as long.
 const TRUST: u64 = 64 * 1024;
 const MOST_TRUST: u64 = 64;
 
-/// Nobody takes what is written any more.
-const BROKEN: u16 = RST_IN | CUT | EVICTED;
+/// Received pieces that have to wait are put together up to this size: a slice would hold all of its message.
+const TOGETHER: usize = 64 * 1024;
+
+/// A window is widened when half of it was read within a round trip, which is taken for this as long as it is not known
+/// and for at least [`BRISK`]: the reader keeps up, and the window is what limits. It is narrowed when that took longer
+/// than [`SLOW`].
+const UNKNOWN: Duration = Duration::from_millis(50);
+const BRISK: Duration = Duration::from_millis(2);
+const SLOW: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub(crate) struct StreamState {
     pub(crate) id: u32,
     pub(crate) shared: Arc<Shared>,
-    /// None once it is dropped.
-    pub(crate) inner: Mutex<Option<yamux::Stream>>,
-    /// How far it has come to its end.
-    flags: AtomicU16,
-    /// Whoever waits for the peer to give the stream up. yamux wakes only those that read or write.
-    abandoned: AtomicWaker,
-    /// What was received and not read, what was read, and when the user last read, or could have.
-    unread: AtomicUsize,
-    read: AtomicU64,
-    idle_since: Mutex<Instant>,
-    /// What was written and is not yet in the transport, and who waits for that.
-    unsent: AtomicUsize,
-    writer: AtomicWaker,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// How far the stream has come to its end.
+    flags: u16,
+
+    queue: VecDeque<Bytes>,
+    /// What came behind `queue`, while nobody waited for it.
+    tail: BytesMut,
+    unread: usize,
+    read: u64,
+    /// When the user last read, or could have.
+    idle_since: Instant,
+    /// What the peer may still send, of how much, and what was read and not yet granted again.
+    granted: u32,
+    window: u32,
+    owed: u32,
+    last_grant: Instant,
+    /// Who waits for bytes, or, unless `reads`, only for a reset.
+    reader: Option<Waker>,
+    reads: bool,
+
+    /// What may be sent.
+    credit: u32,
+    /// The body of a frame that waits for room in the output.
+    kept: BytesMut,
+    writer: Option<Waker>,
+}
+
+/// Why a frame of the peer ends the link.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Overrun {
+    /// It is larger than any that it may send.
+    Frame,
+    Window,
 }
 
 impl StreamState {
-    pub(crate) fn new(id: u32, shared: Arc<Shared>) -> Self {
-        Self {
-            id,
-            shared,
-            inner: Mutex::default(),
-            flags: AtomicU16::new(0),
-            abandoned: AtomicWaker::new(),
-            unread: AtomicUsize::new(0),
-            read: AtomicU64::new(0),
-            idle_since: Mutex::new(Instant::now()),
-            unsent: AtomicUsize::new(0),
-            writer: AtomicWaker::new(),
-        }
+    /// One that this end opens. The peer learns of it with the first frame.
+    pub(crate) fn opened(id: u32, shared: Arc<Shared>) -> Arc<Self> {
+        Self::new(id, shared, SYN_DUE | UNACKED, INITIAL_WINDOW)
     }
 
-    pub(crate) fn set(&self, flag: u16) {
-        self.flags.fetch_or(flag, Ordering::AcqRel);
-        if flag & BROKEN != 0 {
-            self.abandoned.wake();
-            self.writer.wake();
-        }
+    /// One that the peer has opened, and on which it takes `credit`.
+    pub(crate) fn accepted(id: u32, shared: Arc<Shared>, credit: u32) -> Arc<Self> {
+        Self::new(id, shared, ACK_DUE, credit)
+    }
+
+    fn new(id: u32, shared: Arc<Shared>, flags: u16, credit: u32) -> Arc<Self> {
+        let now = Instant::now();
+        let inner = Inner {
+            flags,
+            queue: VecDeque::new(),
+            tail: BytesMut::new(),
+            unread: 0,
+            read: 0,
+            idle_since: now,
+            granted: INITIAL_WINDOW,
+            window: INITIAL_WINDOW,
+            owed: 0,
+            last_grant: now,
+            reader: None,
+            reads: false,
+            credit,
+            kept: BytesMut::new(),
+            writer: None,
+        };
+        Arc::new(Self { id, shared, inner: Mutex::new(inner) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        lock(&self.inner)
     }
 
     pub(crate) fn has(&self, flags: u16) -> bool {
-        self.flags.load(Ordering::Acquire) & flags == flags
+        self.lock().has(flags)
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        let inner = self.lock();
+        inner.has(RST_IN) || inner.has(DROPPED) || inner.has(FIN_IN | FIN_OUT)
+    }
+
+    // What the peer says.
+
+    /// A frame with so many bytes begins.
+    pub(crate) fn expect(&self, length: u32) -> Result<(), Overrun> {
+        let mut inner = self.lock();
+        if length > inner.window {
+            return Err(Overrun::Frame);
+        }
+        inner.granted = inner.granted.checked_sub(length).ok_or(Overrun::Window)?;
+        Ok(())
+    }
+
+    pub(crate) fn receive(&self, bytes: Bytes) {
+        let mut inner = self.lock();
+        if inner.flags & (DROPPED | EVICTED | RST_IN) != 0 {
+            return;
+        }
+        if inner.unread == 0 {
+            inner.idle_since = Instant::now();
+        }
+        inner.unread += bytes.len();
+        self.shared.unread.add(bytes.len());
+        inner.push(bytes);
+        let reader = inner.wakes_reader();
+        drop(inner);
+        wake(reader);
+    }
+
+    /// The peer says no more.
+    pub(crate) fn finish(&self) {
+        let mut inner = self.lock();
+        inner.flags |= FIN_IN;
+        let reader = inner.wakes_reader();
+        drop(inner);
+        wake(reader);
+    }
+
+    /// The peer has given it up.
+    pub(crate) fn reset(&self) {
+        self.acknowledged();
+        self.fail(RST_IN);
+    }
+
+    /// The link has ended.
+    pub(crate) fn cut(&self) {
+        self.fail(CUT);
+    }
+
+    fn fail(&self, flag: u16) {
+        let mut inner = self.lock();
+        inner.flags |= flag;
+        inner.kept = BytesMut::new();
+        inner.reads = false;
+        let waiting = [inner.reader.take(), inner.writer.take()];
+        drop(inner);
+        waiting.into_iter().for_each(wake);
+    }
+
+    /// The peer takes `credit` more. False: more than it can mean.
+    pub(crate) fn allow(&self, credit: u32) -> bool {
+        let mut inner = self.lock();
+        let Some(sum) = inner.credit.checked_add(credit) else { return false };
+        inner.credit = sum;
+        let writer = if inner.kept.is_empty() { inner.writer.take() } else { None };
+        drop(inner);
+        wake(writer);
+        true
+    }
+
+    /// The peer has taken the stream.
+    pub(crate) fn acknowledged(&self) {
+        let mut inner = self.lock();
+        let first = inner.has(UNACKED);
+        inner.flags &= !UNACKED;
+        drop(inner);
+        if first {
+            self.shared.backlog.add_permits(1);
+        }
+    }
+
+    // What the driver asks.
+
+    /// Its turn to put the frame that waits into the output.
+    pub(crate) fn take_turn(&self) {
+        let mut inner = self.lock();
+        if inner.kept.is_empty() {
+            return;
+        }
+        let body = std::mem::take(&mut inner.kept);
+        let mut flags = inner.due();
+        if inner.has(SHUT) {
+            flags |= frame::FIN;
+            inner.flags |= FIN_OUT;
+        }
+        let mut output = lock(&self.shared.output);
+        output.data(Header::data(flags, self.id, length(body.len())), [&body[..]]);
+        if inner.has(DROPPED) && !inner.has(FIN_IN) {
+            output.signal(Header::data(frame::RST, self.id, 0));
+        }
+        drop(output);
+        let writer = inner.writer.take();
+        drop(inner);
+        wake(writer);
+    }
+
+    // What the user does.
+
+    /// Tells the peer that the stream was taken; hashicorp/yamux closes its session when that takes over 75 s, and
+    /// both implementations stop opening after 256 that were not.
+    pub(crate) fn acknowledge(&self) {
+        let mut inner = self.lock();
+        if !inner.has(ACK_DUE) || inner.flags & BROKEN != 0 {
+            return;
+        }
+        let flags = inner.due();
+        lock(&self.shared.output).acknowledge(Header::window(flags, self.id, 0));
+        drop(inner);
+        self.shared.said();
+    }
+
+    /// The next received bytes; none when no more will come.
+    pub(crate) fn poll_piece(&self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        let mut inner = self.lock();
+        let Some(piece) = inner.pop() else {
+            if inner.has(FIN_IN) || inner.flags & BROKEN != 0 {
+                return Poll::Ready(None);
+            }
+            register(&mut inner.reader, cx);
+            inner.reads = true;
+            return Poll::Pending;
+        };
+        let now = Instant::now();
+        self.shared.unread.sub(piece.len());
+        inner.unread -= piece.len();
+        inner.read += piece.len() as u64;
+        inner.idle_since = now;
+        inner.owed = inner.owed.saturating_add(length(piece.len()));
+        let credit = inner.grant(now, &self.shared);
+        if credit == 0 {
+            return Poll::Ready(Some(piece));
+        }
+        let flags = inner.due();
+        lock(&self.shared.output).signal(Header::window(flags, self.id, credit));
+        drop(inner);
+        self.shared.said();
+        Poll::Ready(Some(piece))
+    }
+
+    pub(crate) fn read_out(&self) {
+        self.lock().flags |= READ_OUT;
     }
 
     /// Resolves with [`EVICTED`]; with [`RST_IN`], or with [`CUT`] unless both directions had ended before; but not while
     /// all that the peer had to say is here to be read: what came after it takes nothing away.
     pub(crate) fn poll_abandoned(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let abandoned = || {
-            let lost = self.has(RST_IN) || self.has(CUT) && !self.has(FIN_IN | SHUT);
-            self.has(EVICTED) || lost && (!self.has(FIN_IN) || self.has(READ_OUT))
-        };
-        if abandoned() {
+        let mut inner = self.lock();
+        let lost = inner.has(RST_IN) || inner.has(CUT) && !inner.has(FIN_IN | SHUT);
+        if inner.has(EVICTED) || lost && (!inner.has(FIN_IN) || inner.has(READ_OUT)) {
             return Poll::Ready(());
         }
-        self.abandoned.register(cx.waker());
-        // It may have come just before the waker was there.
-        if abandoned() { Poll::Ready(()) } else { Poll::Pending }
+        register(&mut inner.reader, cx);
+        inner.reads = false;
+        Poll::Pending
     }
 
-    pub(crate) fn is_over(&self) -> bool {
-        self.has(RST_IN) || self.has(DROPPED) || self.has(FIN_IN | FIN_OUT)
-    }
-
-    /// A piece of this size is about to wait for the reader. Nothing of it is read before.
-    pub(crate) fn received(&self, len: usize) {
-        if len == 0 {
-            return;
+    /// Writes as much of `bufs` as fits a frame. None: the stream takes nothing any more.
+    pub(crate) fn poll_write(self: &Arc<Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<Option<usize>> {
+        let mut inner = self.lock();
+        if inner.flags & (BROKEN | SHUT) != 0 {
+            return Poll::Ready(None);
         }
-        if self.unread.load(Ordering::Acquire) == 0 {
-            *lock(&self.idle_since) = Instant::now();
+        if inner.credit == 0 || !inner.kept.is_empty() {
+            register(&mut inner.writer, cx);
+            return Poll::Pending;
         }
-        // First for all, so that their sum never falls short of what is taken from it.
-        self.shared.unread.add(len + FRAME_COST);
-        self.unread.fetch_add(len + FRAME_COST, Ordering::AcqRel);
-    }
-
-    /// The next piece that was received; none when no more will come.
-    pub(crate) fn poll_piece(&self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        // Held to the end, so that an eviction does not count the piece too.
-        let mut inner = lock(&self.inner);
-        let Some(stream) = &mut *inner else { return Poll::Ready(None) };
-        let Some(Ok(packet)) = ready!(Pin::new(stream).poll_next(cx)) else { return Poll::Ready(None) };
-        let cost = packet.as_ref().len() + FRAME_COST;
-        self.read.fetch_add(cost as u64, Ordering::Relaxed);
-        self.unread.fetch_sub(cost, Ordering::AcqRel);
-        self.shared.unread.sub(cost);
-        *lock(&self.idle_since) = Instant::now();
-        Poll::Ready(Some(Bytes::from_owner(packet)))
-    }
-
-    /// Writes a part of `buf`. While the link is slow each stream may have one frame waiting for it, and more only as long
-    /// as all together have less than [`UNSENT`].
-    pub(crate) fn poll_write(&self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        ready!(self.poll_room(cx));
-        let mut inner = lock(&self.inner);
-        let Some(stream) = &mut *inner else { return Poll::Ready(Err(io::ErrorKind::WriteZero.into())) };
-        // Before the driver can count it as sent.
-        let most = buf.len().min(SPLIT);
-        self.unsent.fetch_add(most, Ordering::AcqRel);
-        self.shared.unsent.fetch_add(most, Ordering::Relaxed);
-        let outcome = Pin::new(stream).poll_write(cx, buf.get(..most).unwrap_or_default());
-        let written = if let Poll::Ready(Ok(n)) = outcome { n } else { 0 };
-        self.unsent.fetch_sub(most - written, Ordering::AcqRel);
-        self.shared.unsent.fetch_sub(most - written, Ordering::Relaxed);
-        outcome
-    }
-
-    fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let is_full = || {
-            self.flags.load(Ordering::Acquire) & BROKEN == 0
-                && self.unsent.load(Ordering::Acquire) > 0
-                && self.shared.unsent.load(Ordering::Relaxed) >= UNSENT
-        };
-        if !is_full() {
-            return Poll::Ready(());
+        let total = bufs.iter().map(|buf| buf.len()).sum::<usize>();
+        let take = total.min(SPLIT).min(usize::try_from(inner.credit).unwrap_or(usize::MAX));
+        inner.credit -= length(take);
+        let mut left = take;
+        let parts = bufs.iter().map(|buf| {
+            let part = buf.get(..left).unwrap_or(buf);
+            left -= part.len();
+            part
+        });
+        let mut output = lock(&self.shared.output);
+        if output.is_open() {
+            let flags = inner.due();
+            output.data(Header::data(flags, self.id, length(take)), parts);
+        } else {
+            inner.kept.reserve(take);
+            parts.for_each(|part| inner.kept.extend_from_slice(part));
+            output.wait(Arc::clone(self));
         }
-        self.writer.register(cx.waker());
-        // It may have left just before the waker was there.
-        if is_full() { Poll::Pending } else { Poll::Ready(()) }
+        drop(output);
+        drop(inner);
+        self.shared.said();
+        Poll::Ready(Some(take))
     }
 
-    /// That much of it is in the transport.
-    pub(crate) fn sent(&self, len: usize) {
-        if len > 0 {
-            self.shared.unsent.fetch_sub(len, Ordering::Relaxed);
-            self.unsent.fetch_sub(len, Ordering::AcqRel);
-            self.writer.wake();
+    /// Ends our direction, behind all that was written. False: the stream takes nothing any more.
+    pub(crate) fn shut(&self) -> bool {
+        let mut inner = self.lock();
+        if inner.has(SHUT) {
+            return true;
         }
-    }
-
-    /// What it costs to let this wait: bytes times the time that they have, and the less the more was read before, because a
-    /// good reader may merely be late. None when there are none that [`evict`](Self::evict) frees.
-    pub(crate) fn burden(&self, now: Instant) -> Option<u128> {
-        let unread = self.unread.load(Ordering::Acquire);
-        if unread == 0 || self.has(DROPPED) {
-            return None;
+        if inner.flags & BROKEN != 0 {
+            return false;
         }
-        let idle = now.saturating_duration_since(*lock(&self.idle_since));
-        let trust = (1 + self.read.load(Ordering::Relaxed) / TRUST).min(MOST_TRUST);
-        Some(unread as u128 * idle.as_micros().max(1) / u128::from(trust))
-    }
-
-    /// Takes the stream from its user, and frees what it holds. False: the user has just dropped it.
-    pub(crate) fn evict(&self) -> bool {
-        self.set(EVICTED);
-        self.close()
-    }
-
-    /// Drops what is left of the stream; the driver tells the peer. False when that was done before.
-    pub(crate) fn close(&self) -> bool {
-        let mut inner = lock(&self.inner);
-        let Some(mut stream) = inner.take() else { return false };
-        self.set(DROPPED);
-        if self.unread.load(Ordering::Acquire) > 0 {
-            // yamux frees this only when it can tell the peer, which may not read.
-            let mut cx = Context::from_waker(Waker::noop());
-            while let Poll::Ready(Some(Ok(_))) = Pin::new(&mut stream).poll_next(&mut cx) {}
-            self.forget_unread();
+        inner.flags |= SHUT;
+        if inner.kept.is_empty() {
+            inner.flags |= FIN_OUT;
+            let flags = inner.due() | frame::FIN;
+            lock(&self.shared.output).signal(Header::data(flags, self.id, 0));
+            drop(inner);
+            self.shared.said();
         }
-        lock(&self.shared.dropped).push(self.id);
-        // Wakes the driver.
-        drop(stream);
         true
     }
 
-    /// Nothing of it is held any more.
-    pub(crate) fn forget(&self) {
-        self.forget_unread();
-        self.shared.unsent.fetch_sub(self.unsent.swap(0, Ordering::AcqRel), Ordering::Relaxed);
+    /// The user drops it: the peer is told, unless both directions have ended.
+    pub(crate) fn close(&self) {
+        self.abandon(DROPPED);
     }
 
-    fn forget_unread(&self) {
-        self.shared.unread.sub(self.unread.swap(0, Ordering::AcqRel));
+    /// Takes the stream from its user, and frees what it holds. False: it is gone already.
+    pub(crate) fn evict(&self) -> bool {
+        self.abandon(EVICTED)
+    }
+
+    fn abandon(&self, how: u16) -> bool {
+        let mut inner = self.lock();
+        let first = inner.flags & (DROPPED | EVICTED) == 0;
+        let unknown = inner.flags & (SYN_DUE | BROKEN) != 0;
+        // What was written before the end still goes out; `take_turn` sees it off.
+        let later = how == DROPPED && inner.has(SHUT) && !inner.has(FIN_OUT);
+        let silent = unknown || later || inner.has(FIN_IN | FIN_OUT);
+        let owed = inner.has(UNACKED);
+        inner.flags = inner.flags & !UNACKED | how;
+        if !inner.has(SHUT) || how == EVICTED {
+            inner.kept = BytesMut::new();
+        }
+        inner.queue = VecDeque::new();
+        inner.tail = BytesMut::new();
+        self.shared.unread.sub(std::mem::take(&mut inner.unread));
+        self.shared.narrow(inner.window - INITIAL_WINDOW);
+        inner.window = INITIAL_WINDOW;
+        if first && !silent {
+            lock(&self.shared.output).signal(Header::data(inner.due() | frame::RST, self.id, 0));
+        }
+        inner.reads = false;
+        let waiting = [inner.reader.take(), inner.writer.take()];
+        drop(inner);
+        if owed {
+            self.shared.backlog.add_permits(1);
+        }
+        if first {
+            self.shared.forget(self.id);
+            self.shared.said();
+        }
+        waiting.into_iter().for_each(wake);
+        first
+    }
+
+    /// How much it is to blame for what is left unread. None when it has nothing.
+    pub(crate) fn burden(&self, now: Instant) -> Option<u128> {
+        let inner = self.lock();
+        if inner.unread == 0 {
+            return None;
+        }
+        let idle = now.saturating_duration_since(inner.idle_since);
+        let trust = (1 + inner.read / TRUST).min(MOST_TRUST);
+        Some(inner.unread as u128 * idle.as_micros().max(1) / u128::from(trust))
     }
 }
 
-impl Drop for StreamState {
-    fn drop(&mut self) {
-        self.forget();
+impl Inner {
+    fn has(&self, flags: u16) -> bool {
+        self.flags & flags == flags
+    }
+
+    /// The flags that the next frame has to carry.
+    fn due(&mut self) -> u16 {
+        let syn = if self.has(SYN_DUE) { frame::SYN } else { 0 };
+        let ack = if self.has(ACK_DUE) { frame::ACK } else { 0 };
+        self.flags &= !(SYN_DUE | ACK_DUE);
+        syn | ack
+    }
+
+    fn push(&mut self, bytes: Bytes) {
+        // Taken at once, and the rest of its message with it.
+        if self.reads {
+            self.queue.push_back(bytes);
+            return;
+        }
+        if self.tail.len() + bytes.len() > TOGETHER {
+            self.queue.push_back(std::mem::take(&mut self.tail).freeze());
+        }
+        self.tail.extend_from_slice(&bytes);
+    }
+
+    fn pop(&mut self) -> Option<Bytes> {
+        if let Some(front) = self.queue.pop_front() {
+            return Some(front);
+        }
+        if self.tail.is_empty() {
+            return None;
+        }
+        Some(std::mem::take(&mut self.tail).freeze())
+    }
+
+    fn wakes_reader(&mut self) -> Option<Waker> {
+        if std::mem::take(&mut self.reads) { self.reader.take() } else { None }
+    }
+
+    /// Once half of the window is owed: what to grant the peer, with the window moved towards what the reader can take.
+    fn grant(&mut self, now: Instant, shared: &Shared) -> u32 {
+        if self.flags & (FIN_IN | BROKEN) != 0 || self.owed < self.window / 2 {
+            return 0;
+        }
+        let took = now.saturating_duration_since(self.last_grant);
+        self.last_grant = now;
+        let mut credit = std::mem::take(&mut self.owed);
+        let brisk = shared.counters.rtt().unwrap_or(UNKNOWN).max(BRISK);
+        if took < brisk {
+            let more = shared.widen(self.window).unwrap_or(0);
+            self.window += more;
+            credit += more;
+        } else if took > SLOW && self.window > INITIAL_WINDOW {
+            let less = (self.window - INITIAL_WINDOW).min(credit);
+            shared.narrow(less);
+            self.window -= less;
+            credit -= less;
+        }
+        self.granted += credit;
+        credit
+    }
+}
+
+fn length(length: usize) -> u32 {
+    u32::try_from(length).unwrap_or(u32::MAX)
+}
+
+fn register(slot: &mut Option<Waker>, cx: &Context<'_>) {
+    match slot {
+        Some(waker) => waker.clone_from(cx.waker()),
+        None => *slot = Some(cx.waker().clone()),
+    }
+}
+
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    /// A stream that has `unread` bytes since now, and a reader of `read` before.
-    fn stream(read: u64, unread: usize) -> StreamState {
-        let stream = StreamState::new(1, Arc::default());
-        stream.read.store(read, Ordering::Relaxed);
-        stream.received(unread);
-        stream
-    }
-
-    #[test]
-    fn the_longest_and_most_neglected_stream_is_the_worst() {
-        let burden =
-            |stream: &StreamState, millis| stream.burden(Instant::now() + Duration::from_millis(millis)).unwrap();
-        let window = 256 * 1024;
-        assert!(burden(&stream(0, window), 20) > burden(&stream(0, window), 10));
-        assert!(burden(&stream(0, window), 10) > burden(&stream(0, 1024), 10));
-        // Late, and still better than one that was never read; but not for ever.
-        assert!(burden(&stream(1 << 30, window), 200) < burden(&stream(0, window), 10));
-        assert!(burden(&stream(1 << 30, window), 60_000) > burden(&stream(0, window), 500));
-        assert_eq!(stream(0, 0).burden(Instant::now()), None);
-        let dropped = stream(0, window);
-        dropped.set(DROPPED);
-        assert_eq!(dropped.burden(Instant::now()), None);
-    }
-}
+mod tests;

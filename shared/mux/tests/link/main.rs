@@ -13,4 +13,5 @@ mod harness;
 mod hostile;
 mod load;
 mod resets;
+mod rust_yamux;
 mod streams;

@@ -107,7 +107,7 @@ pub struct Link {
     /// The most streams open at once on a link; one more is reset. Up to 65536.
     pub max_streams: usize,
     /// The most bytes that fast streams together may have waiting beyond 256 KiB each. They get no more than that when
-    /// this is 0, which limits one stream to 256 KiB for each round trip.
+    /// this is 0, which limits one stream to 256 KiB for each round trip; the default carries 500 MB/s over 60 ms.
     pub window_total: usize,
     /// The most bytes that all streams together may have waiting. Above it those that were not passed on for longest and
     /// hold most are reset.
@@ -116,7 +116,7 @@ pub struct Link {
 
 impl Default for Link {
     fn default() -> Self {
-        Self { max_streams: 4096, window_total: 4 << 20, unread_total: 32 << 20 }
+        Self { max_streams: 4096, window_total: 32 << 20, unread_total: 32 << 20 }
     }
 }
 

@@ -6,6 +6,9 @@ use tokio::time::Instant;
 
 use crate::config::Config;
 
+/// The round trip is wanted soon: it says how large windows have to be.
+const FIRST_PING: Duration = Duration::from_secs(1);
+
 /// Whatever moves proves life, not pongs alone: on a slow uplink a pong waits behind our own bulk.
 #[derive(Debug)]
 pub(crate) struct Liveness {
@@ -22,7 +25,7 @@ impl Liveness {
         Self {
             ping_interval: config.ping_interval,
             dead_after: config.dead_after,
-            next_ping: now + config.ping_interval,
+            next_ping: now + config.ping_interval.min(FIRST_PING),
             pinged: None,
             count: 0,
         }
@@ -78,7 +81,7 @@ mod tests {
         let at = |seconds| start + Duration::from_secs(seconds);
         assert_eq!(liveness.dead(start, at(19)), None);
         assert_eq!(liveness.dead(start, at(20)), Some(Duration::from_secs(20)));
-        assert_eq!(liveness.next(start), at(10));
+        assert_eq!(liveness.next(start), at(1));
         assert_eq!(liveness.dead(at(19), at(38)), None);
         assert!(liveness.dead(at(19), at(39)).is_some());
     }
@@ -87,13 +90,13 @@ mod tests {
     fn only_the_answer_to_the_last_ping_is_a_round_trip() {
         let (mut liveness, start) = liveness();
         let at = |seconds| start + Duration::from_secs(seconds);
-        assert_eq!(liveness.ping(at(9)), None);
-        let first = liveness.ping(at(10)).unwrap();
-        assert_eq!(liveness.ping(at(11)), None);
-        let second = liveness.ping(at(20)).unwrap();
-        assert_eq!(liveness.pong(&first, at(21)), None);
-        assert_eq!(liveness.pong(b"", at(21)), None);
-        assert_eq!(liveness.pong(&second, at(22)), Some(Duration::from_secs(2)));
-        assert_eq!(liveness.pong(&second, at(23)), None);
+        assert_eq!(liveness.ping(at(0)), None);
+        let first = liveness.ping(at(1)).unwrap();
+        assert_eq!(liveness.ping(at(2)), None);
+        let second = liveness.ping(at(11)).unwrap();
+        assert_eq!(liveness.pong(&first, at(12)), None);
+        assert_eq!(liveness.pong(b"", at(12)), None);
+        assert_eq!(liveness.pong(&second, at(13)), Some(Duration::from_secs(2)));
+        assert_eq!(liveness.pong(&second, at(14)), None);
     }
 }

@@ -1,6 +1,6 @@
 //! `cargo lab bench NAME`.
 
-use crate::{kubectl, proxy, report::Report};
+use crate::{kubectl, link, proxy, report::Report};
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use std::{path::PathBuf, process::ExitCode};
@@ -29,6 +29,14 @@ enum Bench {
         /// Only this row; may be given several times
         #[arg(long, value_name = "ROW")]
         only: Vec<kubectl::Row>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// One link, straight and over a way of 60 ms: bytes on 1 and 16 streams, small exchanges beside them
+    Link {
+        /// Only this row; may be given several times
+        #[arg(long, value_name = "ROW")]
+        only: Vec<link::Row>,
         #[command(flatten)]
         common: Common,
     },
@@ -72,6 +80,7 @@ async fn run(cli: Cli) -> Result<ExitCode> {
     let (name, common) = match &cli.bench {
         Bench::Proxy { common, .. } => ("proxy", common.clone()),
         Bench::Kubectl { common, .. } => ("kubectl", common.clone()),
+        Bench::Link { common, .. } => ("link", common.clone()),
     };
     let mut report = Report::new(name);
     let bench = async {
@@ -83,6 +92,10 @@ async fn run(cli: Cli) -> Result<ExitCode> {
             Bench::Kubectl { only, common } => {
                 let scale = if common.quick { kubectl::Scale::quick() } else { kubectl::Scale::full() };
                 kubectl::run(kubectl::Options { only, scale, progress }, &mut report).await
+            }
+            Bench::Link { only, common } => {
+                let scale = if common.quick { link::Scale::quick() } else { link::Scale::full() };
+                link::run(link::Options { only, scale, progress }, &mut report).await
             }
         }
     };

@@ -1,7 +1,7 @@
 //! Figures, always beside the direct path and the peers in the same run.
 //!
 //! ```text
-//!   cli ─► a bench (proxy, kubectl) ─► subjects × rows ─► Report: median and spread ─► table, JSON
+//!   cli ─► a bench (proxy, kubectl, link) ─► subjects × rows ─► Report: median and spread ─► table, JSON
 //!                                    │
 //!                       load: closed loop, fixed rate, bodies, watches
 //!                                    │
@@ -15,6 +15,7 @@ mod backend;
 mod cli;
 mod client;
 pub mod kubectl;
+pub mod link;
 mod load;
 mod objects;
 mod options;

@@ -7,7 +7,7 @@
     reason = "the helpers of tests fail as tests do"
 )]
 
-use bench::{Record, Report, kubectl, proxy};
+use bench::{Record, Report, kubectl, link, proxy};
 use lab::Progress;
 
 const SUBJECTS: [&str; 4] = ["direct", "pipeops", "konnectivity", "chisel"];
@@ -112,4 +112,26 @@ async fn the_kubectl_bench_gives_a_figure_for_every_row_and_subject() {
         value(&records, "session", hop, "KiB");
     }
     json_has_what_it_is_said_to_have("kubectl", &report, &records);
+}
+
+#[tokio::test]
+async fn the_link_bench_gives_a_figure_for_every_row_and_subject() {
+    let options = link::Options { only: Vec::new(), scale: link::Scale::smoke(), progress: Progress::slow_only() };
+    let mut report = Report::new("link");
+    link::run(options, &mut report).await.unwrap();
+    assert!(report.failures().is_empty(), "{:#?}", report.failures());
+    let records = report.records();
+    for rtt in ["rtt0", "rtt60"] {
+        for load in ["stream-1-up", "stream-1-down", "stream-16-up", "stream-16-down", "small-beside-bulk"] {
+            let row = format!("{rtt}-{load}");
+            for subject in ["direct", "pipeops"] {
+                assert!(value(&records, &row, subject, "MB/s") > 0.0, "{subject} in {row}");
+            }
+            for end in ["control-plane", "agent"] {
+                assert!(value(&records, &row, end, "cpu-s/GB") > 0.0, "{end} in {row}");
+            }
+        }
+        value(&records, &format!("{rtt}-small-beside-bulk"), "pipeops", "added-p99-ms");
+    }
+    json_has_what_it_is_said_to_have("link", &report, &records);
 }

@@ -50,10 +50,10 @@ const MOST_TRUST: u64 = 64;
 /// Received pieces that have to wait are put together up to this size: a slice would hold all of its message.
 const TOGETHER: usize = 64 * 1024;
 
-/// A window is widened when half of it was read within a round trip, which is taken for this as long as it is not known
-/// and for at least [`BRISK`]: the reader keeps up, and the window is what limits. It is narrowed when that took longer
-/// than [`SLOW`].
-const UNKNOWN: Duration = Duration::from_millis(50);
+/// A window is widened when half of it was read within two round trips, which are taken for [`UNKNOWN`] as long as they
+/// are not known and for at least [`BRISK`]: the reader keeps up, and the window is what limits. It is narrowed when that
+/// took longer than [`SLOW`].
+const UNKNOWN: Duration = Duration::from_millis(200);
 const BRISK: Duration = Duration::from_millis(2);
 const SLOW: Duration = Duration::from_secs(2);
 
@@ -468,7 +468,7 @@ impl Inner {
         let took = now.saturating_duration_since(self.last_grant);
         self.last_grant = now;
         let mut credit = std::mem::take(&mut self.owed);
-        let brisk = shared.counters.rtt().unwrap_or(UNKNOWN).max(BRISK);
+        let brisk = shared.counters.rtt().map_or(UNKNOWN, |rtt| 2 * rtt).max(BRISK);
         if took < brisk {
             let more = shared.widen(self.window).unwrap_or(0);
             self.window += more;

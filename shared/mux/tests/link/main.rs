@@ -9,6 +9,7 @@
 )]
 
 mod ends;
+mod far;
 mod harness;
 mod hostile;
 mod load;

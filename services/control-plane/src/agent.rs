@@ -54,7 +54,7 @@ pub enum LinkError {
 }
 
 /// A link whose agent has registered.
-struct Session<'a> {
+struct Registered<'a> {
     agents: &'a Agents,
     token: &'a TokenRecord,
     link: Link,
@@ -141,14 +141,15 @@ impl Agents {
             );
         }
         let presence = cluster.arrives(&register);
-        let mut session = Session { agents: self, token, link: link.clone(), cluster, presence, live: None, register };
-        session.welcome(request_id.as_ref()).await?;
+        let mut registered =
+            Registered { agents: self, token, link: link.clone(), cluster, presence, live: None, register };
+        registered.welcome(request_id.as_ref()).await?;
         let _counted = self.metrics.link();
-        let outcome = session.serve(incoming).await;
+        let outcome = registered.serve(incoming).await;
         // Before its link: a cluster with an agent and no link would look as if it were just connecting.
-        drop(session.presence);
-        if let Some(live) = &session.live {
-            session.cluster.remove(live);
+        drop(registered.presence);
+        if let Some(live) = &registered.live {
+            registered.cluster.remove(live);
             live.streams.clear();
         }
         outcome
@@ -170,7 +171,7 @@ async fn tell(link: &Link, message: &ControlMessage, request_id: Option<&Request
     link.send(message.encode(request_id.map(RequestId::as_str))).await
 }
 
-impl Session<'_> {
+impl Registered<'_> {
     fn shares(&self, capability: &str) -> bool {
         capability::has(&self.register.capabilities, capability)
     }

@@ -57,6 +57,8 @@ const H2_STREAMS: u32 = 128;
 
 /// Boxed: the state of TLS is large, and each future that a connection passes through keeps a place for it.
 type Stream = Either<Box<TlsStream<TcpStream>>, TcpStream>;
+/// A connection after a 101.
+type UpgradedConnection = (Upgraded<Socket<Stream>>, Upgrade);
 
 /// Takes connections until it is told to stop; tasks are owned by its tracker.
 #[derive(Debug)]
@@ -68,7 +70,7 @@ pub struct Listener {
     pub max_connections: usize,
     pub stay: StayLimits,
     pub stop: CancellationToken,
-    /// Ends what is left, but for the last words of sessions at once.
+    /// Ends what is left: requests at once, sessions with their last words, and then the links under them.
     pub cut: CancellationToken,
     pub tasks: TaskTracker,
 }
@@ -107,20 +109,18 @@ impl Listener {
             let this = Arc::clone(&self);
             self.tasks.spawn(async move {
                 let _counted = this.metrics.connection();
-                tokio::select! {
-                    served = this.connection(tcp) => {
-                        if let Err(error) = served {
-                            tracing::debug!(%error, "connection failed");
-                        }
-                    }
-                    () = this.told_to_end() => {}
+                match this.cut.run_until_cancelled(this.connection(tcp)).await {
+                    Some(Ok(Some(upgraded))) => Box::pin(this.upgraded(*upgraded)).await,
+                    Some(Err(error)) => tracing::debug!(%error, "connection failed"),
+                    Some(Ok(None)) | None => {}
                 }
                 drop(place);
             });
         }
     }
 
-    async fn connection(&self, tcp: TcpStream) -> io::Result<()> {
+    /// Serves requests to their end, or until one of them makes it something else.
+    async fn connection(&self, tcp: TcpStream) -> io::Result<Option<Box<UpgradedConnection>>> {
         runtime::tcp::tune(&tcp)?;
         let stream = match &self.tls {
             Some(TlsAcceptorHandle(acceptor)) => {
@@ -132,23 +132,16 @@ impl Listener {
                 })?);
                 if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
                     Box::pin(self.http2(stream)).await;
-                    return Ok(());
+                    return Ok(None);
                 }
                 Either::Left(stream)
             }
             None => Either::Right(tcp),
         };
-        self.http1(stream).await;
-        Ok(())
+        Ok(self.http1(stream).await.map(Box::new))
     }
 
-    /// Sessions that are cut have something to say yet.
-    async fn told_to_end(&self) {
-        self.cut.cancelled().await;
-        sleep(FAREWELL).await;
-    }
-
-    async fn http1(&self, stream: Stream) {
+    async fn http1(&self, stream: Stream) -> Option<UpgradedConnection> {
         let slot = UpgradeSlot::new();
         let (stay, stop) = (Stay::begin(self.stay), self.stop.child_token());
         let service = {
@@ -160,13 +153,28 @@ impl Listener {
         };
         let served = tokio::select! {
             served = exchange::serve(SETTINGS, Socket::new(stream), slot, stop.cancelled(), service) => served,
-            () = Box::pin(stay.overstayed(&stop)) => return,
+            () = Box::pin(stay.overstayed(&stop)) => return None,
         };
-        match served {
-            Ok(Some((client, Upgrade::Session(session)))) => Box::pin(session.run(client, &self.cut)).await,
-            Ok(Some((client, Upgrade::Agent(token)))) => Box::pin(self.link(client, &token)).await,
-            Ok(None) => {}
-            Err(error) => tracing::debug!(%error, "HTTP/1.1 connection failed"),
+        served.unwrap_or_else(|error| {
+            tracing::debug!(%error, "HTTP/1.1 connection failed");
+            None
+        })
+    }
+
+    async fn upgraded(&self, (client, upgrade): UpgradedConnection) {
+        match upgrade {
+            Upgrade::Session(session) => session.run(client, &self.cut).await,
+            Upgrade::Agent(token) => {
+                // It ends by itself once no session needs it any more.
+                let sessions_end = async {
+                    self.cut.cancelled().await;
+                    sleep(FAREWELL).await;
+                };
+                tokio::select! {
+                    () = Box::pin(self.link(client, &token)) => {}
+                    () = sessions_end => {}
+                }
+            }
         }
     }
 

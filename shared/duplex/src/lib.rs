@@ -3,7 +3,7 @@
 //! A [`Duplex`] gives the bytes it receives in the pieces in which they came: nobody copies them, and a stream on which
 //! nothing happens holds no buffer. It also tells when the peer has given it up while nobody reads, so that whoever
 //! waits for the other side of a relay does not wait for nothing. [`Socket`] makes one of any TCP or TLS connection;
-//! [`relay`] joins two of them.
+//! [`relay`] joins two of them, and a [`Relay`] leaves them to whoever has something to say to one of them yet.
 
 mod relay;
 mod socket;
@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use tokio::io::AsyncWrite;
 
-pub use relay::{Broken, Relayed, relay};
+pub use relay::{Broken, Relay, Relayed, relay};
 pub use socket::Socket;
 
 /// A byte stream both ways; each direction ends by itself.

@@ -34,12 +34,34 @@ const TURN: usize = 32;
 /// # Errors
 /// The side that broke first, even while it is not being read because the other side takes nothing. Of a side that
 /// takes no more, what has arrived already is carried on before.
-pub async fn relay<L: Duplex, R: Duplex>(mut left: L, mut right: R, report: impl Fn(Relayed)) -> Result<(), Broken> {
-    let mut to_right = Direction::default();
-    let mut to_left = Direction::default();
-    std::future::poll_fn(|cx| {
-        let right_done = to_right.poll(cx, &mut left, &mut right);
-        let left_done = to_left.poll(cx, &mut right, &mut left);
+pub fn relay<L: Duplex, R: Duplex>(
+    left: L,
+    right: R,
+    report: impl Fn(Relayed),
+) -> impl Future<Output = Result<(), Broken>> {
+    let mut relay = Relay::new(left, right);
+    std::future::poll_fn(move |cx| relay.poll(cx, &report))
+}
+
+/// A [`relay`] whose sides are at hand when it ends, or is given up half-way.
+#[derive(Debug)]
+pub struct Relay<L, R> {
+    pub left: L,
+    pub right: R,
+    to_right: Direction,
+    to_left: Direction,
+}
+
+impl<L: Duplex, R: Duplex> Relay<L, R> {
+    pub fn new(left: L, right: R) -> Self {
+        Self { left, right, to_right: Direction::default(), to_left: Direction::default() }
+    }
+
+    /// As awaiting [`relay`], and with its errors.
+    pub fn poll(&mut self, cx: &mut Context<'_>, report: &impl Fn(Relayed)) -> Poll<Result<(), Broken>> {
+        let Self { left, right, to_right, to_left } = self;
+        let right_done = to_right.poll(cx, left, right);
+        let left_done = to_left.poll(cx, right, left);
         let carried =
             Relayed { from_left: std::mem::take(&mut to_right.bytes), from_right: std::mem::take(&mut to_left.bytes) };
         if carried != Relayed::default() {
@@ -67,8 +89,15 @@ pub async fn relay<L: Duplex, R: Duplex>(mut left: L, mut right: R, report: impl
             return Poll::Ready(Err(Broken::Right(error)));
         }
         Poll::Pending
-    })
-    .await
+    }
+
+    /// Carries on what the right side sends, and nothing to it. Ready once it has ended, or the left side takes no more.
+    ///
+    /// # Errors
+    /// When the right side breaks.
+    pub fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.to_left.poll(cx, &mut self.right, &mut self.left)
+    }
 }
 
 #[derive(Debug, Default)]

@@ -25,7 +25,11 @@ const ENDS_WITHIN: Duration = Duration::from_secs(2);
 const SPARE: Duration = Duration::from_secs(3);
 /// The kubelet looks for ended containers every second, and a probe finds the new one ready: 1 to 3 s on a machine that is not busy.
 const BACK_WITHIN: Duration = Duration::from_secs(10);
+/// The control plane's, and what of it sessions have to end by themselves.
+const SHUTDOWN: Duration = Duration::from_secs(10);
+const DRAIN: Duration = Duration::from_secs(5);
 const NAMESPACE: &str = "pipeops-system";
+const TICKS: [&str; 6] = ["exec", "box", "--", "sh", "-c", "while :; do echo tick; sleep 0.5; done"];
 const SERVER: &str =
     "socat TCP-LISTEN:7000,fork,reuseaddr,backlog=64 EXEC:cat & while :; do echo tick; sleep 0.5; done";
 /// Of each kind.
@@ -35,8 +39,14 @@ const WORKERS: usize = 10;
 const EVERY: Duration = Duration::from_millis(50);
 
 fn main() -> ExitCode {
-    let cases = cases![sessions_through_what_is_killed_end_and_new_ones_work, a_restarted_node_has_its_agent_again,];
-    e2e::run(Options { node: true, ..Options::default() }, Turns::OneByOne, cases)
+    let cases = cases![
+        sessions_through_what_is_killed_end_and_new_ones_work,
+        sessions_read_that_the_control_plane_shuts_down,
+        a_restarted_node_has_its_agent_again,
+    ];
+    let shutdown = ("PIPEOPS_SHUTDOWN_TIMEOUT".to_owned(), format!("{}s", SHUTDOWN.as_secs()));
+    let options = Options { node: true, control_plane_env: [shutdown].into(), ..Options::default() };
+    e2e::run(options, Turns::OneByOne, cases)
 }
 
 /// What is killed.
@@ -61,8 +71,9 @@ const VICTIMS: [(Victim, Loss); 6] = [
     (Victim::Pod("gateway-link"), Loss::Ends("the cluster's side broke")),
     (Victim::Pod("nats"), Loss::Ends("the cluster's side broke")),
     (Victim::Pod("state-keeper"), Loss::Nothing),
-    (Victim::Process("kube-apiserver"), Loss::Ends("")),
-    (Victim::Process("control-plane"), Loss::Ends("")),
+    (Victim::Process("kube-apiserver"), Loss::Ends("the cluster's side")),
+    // Nobody is there to say anything.
+    (Victim::Process("control-plane"), Loss::Ends("close 1006")),
 ];
 
 /// Twenty of each: commands, logs that are followed, and forwarded connections.
@@ -76,9 +87,8 @@ struct Sessions {
 impl Sessions {
     async fn begin(lab: &Lab) -> Result<Self> {
         let kubectl = lab.proxied()?;
-        let exec = ["exec", "box", "--", "sh", "-c", "while :; do echo tick; sleep 0.5; done"];
         let all = |args: &[&str]| (0..SESSIONS).map(|_| Lines::of(kubectl, args)).collect::<Result<Vec<_>>>();
-        let (execs, logs) = (all(&exec)?, all(&["logs", "-f", "--tail=1", "box"])?);
+        let (execs, logs) = (all(&TICKS)?, all(&["logs", "-f", "--tail=1", "box"])?);
         let forward = Forward::to(kubectl, "default", "box", 7000).await?;
         let connections = try_join_all((0..SESSIONS).map(|_| forward.connect())).await?;
         let mut sessions = Self { execs, logs, forward, connections };
@@ -208,6 +218,30 @@ async fn sessions_through_what_is_killed_end_and_new_ones_work(lab: Arc<Lab>) ->
         };
         killing.await.with_context(|| format!("{name} is killed"))?;
     }
+    lab.admin().stdout(&["delete", "pod", "box", "--now"]).await?;
+    Ok(())
+}
+
+async fn sessions_read_that_the_control_plane_shuts_down(lab: Arc<Lab>) -> Result<()> {
+    server(&lab).await?;
+    let mut session = Lines::of(lab.proxied()?, &TICKS)?;
+    ensure!(session.next(SOON).await? == "tick");
+    let control_plane = lab.process("control-plane")?;
+    let told = Instant::now();
+    let (stopped, (ended, after)) = tokio::join!(control_plane.stop(), async {
+        (end(&mut session, tokio::time::Instant::now() + DRAIN + ENDS_WITHIN + SPARE).await, told.elapsed())
+    });
+    let stopped = stopped?.context("it did not run")?;
+    println!("the session ends after {after:?}, the control plane after {:?}: {ended}", told.elapsed());
+    ensure!(after >= DRAIN, "it has no time to end by itself: {after:?}, {ended}");
+    ensure!(
+        ended.contains("close 1001 (going away): the control plane is shutting down; begin the session again"),
+        "{ended}"
+    );
+    ensure!(stopped.code() == Some(0) && told.elapsed() < SHUTDOWN, "{stopped} after {:?}", told.elapsed());
+    control_plane.start().await?;
+    control_plane.wait_ready(SOON).await?;
+    until("a command", BACK_WITHIN, || works(&lab)).await?;
     lab.admin().stdout(&["delete", "pod", "box", "--now"]).await?;
     Ok(())
 }

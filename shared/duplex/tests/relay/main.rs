@@ -10,7 +10,7 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use bytes::Bytes;
-use duplex::{Broken, Relayed, Socket, relay};
+use duplex::{Broken, Relay, Relayed, Socket, relay};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use scripted::Scripted;
@@ -188,4 +188,21 @@ async fn an_idle_relay_holds_no_bytes() {
     assert_eq!(right.written(), chunk.len());
     assert!(chunk.is_unique(), "a chunk that was passed on is still held");
     task.abort();
+}
+
+#[tokio::test]
+async fn one_that_is_given_up_may_carry_on_what_the_right_side_sends_and_nothing_to_it() {
+    let (mut left, left_end) = duplex(64);
+    let (mut right, right_end) = duplex(64);
+    let mut relay = Relay::new(Socket::new(left_end), Socket::new(right_end));
+    left.write_all(b"too late").await.unwrap();
+    right.write_all(b"the rest").await.unwrap();
+    right.shutdown().await.unwrap();
+    soon("the right side's end", std::future::poll_fn(|cx| relay.poll_left(cx))).await.unwrap();
+    drop(relay);
+    for (mut end, expected) in [(left, "the rest"), (right, "")] {
+        let mut got = String::new();
+        soon("the end", end.read_to_string(&mut got)).await.unwrap();
+        assert_eq!(got, expected);
+    }
 }

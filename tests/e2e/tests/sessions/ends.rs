@@ -68,7 +68,10 @@ pub async fn sessions_end_with_the_users_token(lab: Arc<Lab>) -> Result<()> {
     let follow = ["logs", "-f", "box", "-n", namespace];
     let mut sessions = Vec::new();
     // A log has no words for its end: it breaks off.
-    for (args, reason) in [(&exec[..], "the token was revoked"), (&follow, "stream error")] {
+    for (args, reason) in [
+        (&exec[..], "close 1008 (policy violation): the token was revoked; ask for a new one"),
+        (&follow, "stream error"),
+    ] {
         let mut lines = Lines::of(&leaver, args)?;
         ensure!(lines.next(SOON).await? == "ready");
         sessions.push((args, lines, reason));
@@ -82,4 +85,47 @@ pub async fn sessions_end_with_the_users_token(lab: Arc<Lab>) -> Result<()> {
         ensure!(!status.success() && stderr.contains(reason), "{args:?} ends with {status}, {stderr}");
     }
     stays.silent_for(Duration::from_secs(1)).await
+}
+
+/// Kubernetes asks for a session's right when it begins, and not again: with the agent the same as without.
+pub async fn sessions_outlive_the_right_they_began_with(lab: Arc<Lab>) -> Result<()> {
+    let namespace = "right-ends";
+    lab.create_namespace(namespace).await?;
+    lab.run_pod(namespace, "box", FOREVER).await?;
+    let role = ["create", "role", "shell", "-n", namespace, "--verb=get,create", "--resource=pods,pods/exec"];
+    let binding = ["create", "rolebinding", "shell", "-n", namespace, "--role=shell", "--user=guest"];
+    for args in [&role[..], &binding] {
+        lab.admin().stdout(args).await?;
+    }
+    let token = lab.create_token(&["--user", "guest"]).await?;
+    let through = lab.kubectl_with_token("guest", &token)?;
+    let ways = [(lab.admin(), &["--as=guest"][..]), (&through, &[])];
+    let exec = |script: &'static str| ["exec", "box", "-n", namespace, "--", "sh", "-c", script];
+    let waits = exec("echo ready; until [ -e /tmp/told ]; do sleep 0.1; done; echo told");
+    let mut sessions = Vec::new();
+    for (tool, user) in ways {
+        let mut lines = Lines::of(tool, &[user, &waits].concat())?;
+        ensure!(lines.next(SOON).await? == "ready");
+        sessions.push(lines);
+    }
+    lab.admin().stdout(&["delete", "rolebinding", "shell", "-n", namespace]).await?;
+    let mut refusals = Vec::new();
+    for (tool, user) in ways {
+        let next = [user, &exec("true")].concat();
+        let refused = lab::until("the next session to be refused", SOON, || async {
+            let output = tool.run(&next).await?;
+            ensure!(!output.success(), "it is not");
+            anyhow::Ok((output.status.code(), output.stderr))
+        });
+        refusals.push(refused.await?);
+    }
+    let [straight, refused] = refusals.as_slice() else { anyhow::bail!("{refusals:?}") };
+    ensure!(straight == refused && refused.1.contains("Forbidden"), "straight {straight:?}, through {refused:?}");
+    lab.admin().stdout(&exec("touch /tmp/told")).await?;
+    for mut lines in sessions {
+        ensure!(lines.next(SOON).await? == "told");
+        let (status, stderr) = lines.end(SOON).await?;
+        ensure!(status.success(), "{status}: {stderr}");
+    }
+    Ok(())
 }

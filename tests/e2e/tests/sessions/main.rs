@@ -46,6 +46,7 @@ fn main() -> ExitCode {
         ends::sessions_end_with_the_pod,
         ends::sessions_end_with_the_client,
         ends::sessions_end_with_the_users_token,
+        ends::sessions_outlive_the_right_they_began_with,
     ];
     e2e::run(Options { node: true, ..Options::default() }, Turns::Together, cases)
 }

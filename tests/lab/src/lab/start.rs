@@ -182,7 +182,7 @@ impl Start {
         }
         lab.state.change(|state| {
             state.kubeconfig = lab.link.as_ref().map(|link| link.kubeconfig.clone());
-            state.kubeconfig_direct = Some(lab.direct.kubeconfig().to_owned());
+            state.direct = Some(lab.direct.clone());
         })?;
         Ok(lab)
     }

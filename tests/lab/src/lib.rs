@@ -9,8 +9,9 @@
 //! ```
 //!
 //! Without a node, the lab plays kubelet (env, volumes, tokens), DNS and kube-proxy (Service names become local ports). So what runs
-//! is what the chart renders, and nothing about a service is configured here. With one ([`Options::node`]) the chart's pods run as they are. [`Lab`] is what tests and benches use; `cargo lab` is
-//! [`cli`] over it. The lab knows the services only by their charts, binaries and HTTP endpoints.
+//! is what the chart renders, and nothing about a service is configured here. With one ([`Options::node`]) the chart's pods run as they
+//! are. [`Lab`] is what tests and benches use; `cargo lab` is [`cli`] over it. The lab knows the services only by their charts, binaries
+//! and HTTP endpoints.
 
 mod certificates;
 pub mod cli;
@@ -44,7 +45,7 @@ pub use crate::{
     forward::Forward,
     lab::{Containers, Lab, Options},
     lines::Lines,
-    node::TOOLS_IMAGE,
+    node::{NEXT_TOOLS_IMAGE, TOOLS_IMAGE},
     parts::{Found, PARTS, Part, Parts, Use},
     ports::free as free_ports,
     process::{Health, Process, Spawner, Spec},

@@ -19,6 +19,7 @@ mod cluster;
 mod control_plane;
 mod debian;
 mod docker;
+mod exec;
 mod folders;
 mod forward;
 mod kubeconfig;
@@ -41,6 +42,7 @@ pub use crate::{
     certificates::{Certificate, Certificates},
     debian::install as install_debian_packages,
     docker::Docker,
+    exec::{Ended, Exec},
     folders::workspace,
     forward::Forward,
     lab::{Containers, Lab, Options},

@@ -25,8 +25,8 @@ static VOLATILE: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         // The files that `kubectl diff` compares, and klog's time and process.
         (r"/(LIVE|MERGED)-\d+", "/$1-<n>"),
         (r"(?m)^([EWI])\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ ", "$1 "),
-        // client-go before 0.36 reads before it has made its streams, and on a busy machine says so of the empty messages that open
-        // them. Lost output shows by itself.
+        // client-go before 0.36 reads before it has made its streams, and on a busy machine says so of the empty messages that
+        // open them. Lost output shows by itself.
         (r"(?m)^E websocket\.go:\d+\] Unknown stream id \d+, discarding message\n", ""),
     ]
     .into_iter()

@@ -1,5 +1,6 @@
-//! `kubectl exec` without kubectl, whose own start takes longer than a session. Kubernetes calls the protocol `v5.channel.k8s.io`: binary
-//! WebSocket messages, the first byte of each is the channel (k8s.io/apimachinery, `pkg/util/httpstream/wsstream`).
+//! `kubectl exec` without kubectl, whose own start takes longer than a session. Kubernetes calls the protocol
+//! `v5.channel.k8s.io`: binary WebSocket messages, the first byte of each is the channel (k8s.io/apimachinery,
+//! `pkg/util/httpstream/wsstream`).
 
 use anyhow::{Context, Result, bail};
 use bytes::{Buf, Bytes};

@@ -1,5 +1,5 @@
-//! The lab: the real parts (etcd, kube-apiserver, kube-controller-manager, nats-server, helm, kubectl) and the product's services as
-//! processes of this machine.
+//! The lab: the real parts (etcd, kube-apiserver, kube-controller-manager, nats-server, helm, kubectl) and the
+//! product's services as processes of this machine.
 //!
 //! ```text
 //!   parts ──► cluster (etcd, kube-apiserver, kube-controller-manager) ──► helm install of the chart
@@ -8,10 +8,10 @@
 //!        ▲───────────── link ──────────── workload: one process per container, started as a kubelet would
 //! ```
 //!
-//! Without a node, the lab plays kubelet (env, volumes, tokens), DNS and kube-proxy (Service names become local ports). So what runs
-//! is what the chart renders, and nothing about a service is configured here. With one ([`Options::node`]) the chart's pods run as they
-//! are. [`Lab`] is what tests and benches use; `cargo lab` is [`cli`] over it. The lab knows the services only by their charts, binaries
-//! and HTTP endpoints.
+//! Without a node, the lab plays kubelet (env, volumes, tokens), DNS and kube-proxy (Service names become local ports).
+//! So what runs is what the chart renders, and nothing about a service is configured here. With one ([`Options::node`])
+//! the chart's pods run as they are. [`Lab`] is what tests and benches use; `cargo lab` is [`cli`] over it. The lab
+//! knows the services only by their charts, binaries and HTTP endpoints.
 
 mod certificates;
 pub mod cli;

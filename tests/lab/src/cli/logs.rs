@@ -138,7 +138,8 @@ impl Show {
     }
 }
 
-/// What a container has said: containerd writes when, on which output, and whether that is the whole (`F`) or a part (`P`) of a line.
+/// What a container has said: containerd writes when, on which output, and whether that is all (`F`) or a part (`P`) of a
+/// line.
 fn said(line: &[u8]) -> &[u8] {
     let mut words = line.splitn(4, |byte| *byte == b' ').skip(2);
     match (words.next(), words.next()) {

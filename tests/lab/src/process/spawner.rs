@@ -86,8 +86,8 @@ impl Spawner {
                 reason = "its successor is unsafe because of UnshareFlags::FILES, which is not among these"
             )]
             rustix::thread::unshare(own).context(
-                "cannot make namespaces: run it where they may be made, as root of the machine or in a container with all privileges \
-                 (`docker run --privileged`)",
+                "cannot make namespaces: run it where they may be made, as root of the machine or in a container with all \
+                 privileges (`docker run --privileged`)",
             )
         })
     }
@@ -115,7 +115,8 @@ impl Spawner {
         Ok(Self { jobs, setpriv })
     }
 
-    /// Runs a program to its end where this thread's processes run, and gives its stdout. One that nobody waits for any more is killed.
+    /// Runs a program to its end where this thread's processes run, and gives its stdout. One that nobody waits for any more
+    /// is killed.
     pub(crate) async fn run(&self, mut command: Command) -> Result<Vec<u8>> {
         let program = command.get_program().display().to_string();
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);

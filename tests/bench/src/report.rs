@@ -29,6 +29,8 @@ pub struct Record {
 #[derive(Debug)]
 pub struct Report {
     bench: &'static str,
+    /// Which one is under way.
+    repeat: usize,
     series: Vec<Series>,
     failures: Vec<String>,
 }
@@ -38,7 +40,8 @@ struct Series {
     row: String,
     subject: String,
     metric: &'static str,
-    values: Vec<f64>,
+    /// Each with its repeat: one that failed has none.
+    values: Vec<(usize, f64)>,
 }
 
 /// What a table shows of a row.
@@ -58,11 +61,17 @@ impl Report {
     /// An empty one of a bench.
     #[must_use]
     pub fn new(bench: &'static str) -> Self {
-        Self { bench, series: Vec::new(), failures: Vec::new() }
+        Self { bench, repeat: 0, series: Vec::new(), failures: Vec::new() }
     }
 
-    /// Adds the figure of one repeat.
+    /// Says whose figures come next.
+    pub(crate) fn begin(&mut self, repeat: usize) {
+        self.repeat = repeat;
+    }
+
+    /// Adds a figure of the repeat that is under way.
     pub(crate) fn add(&mut self, row: &str, subject: &str, metric: &'static str, value: f64) {
+        let value = (self.repeat, value);
         match self.series.iter_mut().find(|series| series.is(row, subject, metric)) {
             Some(series) => series.values.push(value),
             None => self.series.push(Series {
@@ -101,9 +110,17 @@ impl Report {
         std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
     }
 
-    /// The figures so far, one of each repeat.
-    pub(crate) fn values(&self, row: &str, subject: &str, metric: &str) -> &[f64] {
-        self.series(row, subject, metric).map_or(&[], |series| &series.values)
+    /// Adds what a subject has more than another one, in each repeat that has figures of both.
+    pub(crate) fn add_difference(&mut self, row: &str, [subject, base]: [&str; 2], of: &str, metric: &'static str) {
+        let values = |subject| self.series(row, subject, of).map_or(&[][..], |series| &series.values);
+        let bases = values(base);
+        let of_repeat = |repeat| bases.iter().find(|(other, _)| *other == repeat).map(|(_, base)| base);
+        let differences =
+            values(subject).iter().filter_map(|(repeat, value)| Some((*repeat, value - of_repeat(*repeat)?)));
+        for (repeat, difference) in differences.collect::<Vec<_>>() {
+            self.begin(repeat);
+            self.add(row, subject, metric, difference);
+        }
     }
 
     fn series(&self, row: &str, subject: &str, metric: &str) -> Option<&Series> {
@@ -128,17 +145,21 @@ impl Series {
         }
     }
 
+    fn figures(&self) -> impl Iterator<Item = f64> {
+        self.values.iter().map(|(_, value)| *value)
+    }
+
     /// Of an even number, the mean of the two in the middle.
     fn median(&self) -> f64 {
-        let mut sorted = self.values.clone();
+        let mut sorted: Vec<f64> = self.figures().collect();
         sorted.sort_unstable_by(f64::total_cmp);
         let at = |at: usize| sorted.get(at).copied().unwrap_or_default();
         f64::midpoint(at(sorted.len().saturating_sub(1) / 2), at(sorted.len() / 2))
     }
 
     fn spread(&self) -> f64 {
-        let largest = self.values.iter().copied().fold(f64::MIN, f64::max);
-        let smallest = self.values.iter().copied().fold(f64::MAX, f64::min);
+        let largest = self.figures().fold(f64::MIN, f64::max);
+        let smallest = self.figures().fold(f64::MAX, f64::min);
         largest - smallest
     }
 }
@@ -176,6 +197,25 @@ mod tests {
         let records = report.records();
         let figures: Vec<_> = records.iter().map(|it| (it.metric, it.unit, it.value, it.spread)).collect();
         assert_eq!(figures, [("p50-ms", "ms", 2.5, 2.0), ("requests/s", "1/s", 6.0, 4.0)]);
+    }
+
+    #[test]
+    fn a_load_that_fails_leaves_the_differences_of_the_other_repeats() {
+        let mut report = Report::new("proxy");
+        for (repeat, subject, value) in [
+            (0, "direct", 1.0),
+            (0, "pipeops", 1.5),
+            (1, "pipeops", 9.0),
+            (2, "pipeops", 4.0),
+            (2, "direct", 2.0),
+            (3, "direct", 9.0),
+        ] {
+            report.begin(repeat);
+            report.add("get-1", subject, "p50-ms", value);
+        }
+        report.add_difference("get-1", ["pipeops", "direct"], "p50-ms", "added-p50-ms");
+        let added = report.series("get-1", "pipeops", "added-p50-ms").map(|series| series.values.clone());
+        assert_eq!(added.unwrap(), [(0, 0.5), (2, 2.0)]);
     }
 
     #[test]

@@ -27,6 +27,7 @@ impl Turns<'_> {
         let step = self.progress.step(row, "runs");
         let mut failed = 0;
         for repeat in 0..self.repeats {
+            report.begin(repeat);
             let (later, first) = subjects.split_at(repeat % subjects.len());
             for (name, subject) in first.iter().chain(later) {
                 step.at(&format!("{name}, {} of {}", repeat + 1, self.repeats));

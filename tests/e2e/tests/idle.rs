@@ -68,9 +68,8 @@ async fn sessions_that_are_idle_for_long_go_on(lab: Arc<Lab>) -> Result<()> {
     for websockets in ["true", "false"] {
         let names = ["KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "KUBECTL_PORT_FORWARD_WEBSOCKETS"];
         let tool = names.iter().fold(through.clone(), |tool, name| tool.with_env(name, websockets));
-        let mut forward = Forward::to(&tool, NAMESPACE, "box", 7000).await?;
+        let forward = Forward::to(&tool, NAMESPACE, "box", 7000).await?;
         let connection = forward.connect().await?;
-        forward.lines.next(SOON).await.context("kubectl does not take a connection")?;
         sessions.push((websockets, cat(&tool)?, forward, connection));
     }
     for line in ["before\n", "after\n"] {
@@ -84,14 +83,16 @@ async fn sessions_that_are_idle_for_long_go_on(lab: Arc<Lab>) -> Result<()> {
             forwarded.with_context(|| format!("a forwarded port {line:?}, WebSockets {websockets}"))?;
         }
         if line == "before\n" {
-            let idle = sessions.iter_mut().map(|(websockets, exec, forward, connection)| async move {
+            let idle = sessions.iter_mut().map(|(websockets, exec, _, connection)| async move {
                 let (mut said, mut sent) = ([0], [0]);
                 let stdout = exec.stdout.as_mut().context("no stdout")?;
-                tokio::select! {
-                    read = stdout.read(&mut said) => bail!("an exec, WebSockets {websockets}: {read:?}"),
-                    read = connection.read(&mut sent) => bail!("a forwarded port, WebSockets {websockets}: {read:?}"),
-                    silent = forward.lines.silent_for(IDLE) => silent,
-                }
+                let ended = timeout(IDLE, async {
+                    tokio::select! {
+                        read = stdout.read(&mut said) => format!("an exec, WebSockets {websockets}: {read:?}"),
+                        read = connection.read(&mut sent) => format!("a forwarded port, WebSockets {websockets}: {read:?}"),
+                    }
+                });
+                ended.await.map_or(Ok(()), |ended| bail!(ended))
             });
             try_join_all(idle).await?;
         }

@@ -3,6 +3,7 @@
 mod bench;
 mod checks;
 mod generate;
+mod logs;
 mod show;
 mod test;
 mod up;
@@ -37,11 +38,11 @@ enum Command {
     Up(Up),
     /// Stop everything, also what a crash has left
     Down,
-    /// Show what runs
+    /// Show the processes, and the pods of a node
     Status,
-    /// Show what a process has logged, also when it runs no more
+    /// Show what a process or a pod has logged, also when it runs no more
     Logs {
-        /// A name as `status` shows it
+        /// A process or a pod as `status` shows it, or a container: all of that name
         service: String,
         /// Go on as more is logged
         #[arg(short, long)]
@@ -118,7 +119,7 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Up(options) => up::run(options).await?,
         Command::Down => down().await?,
         Command::Status => show::status().await?,
-        Command::Logs { service, follow } => show::logs(&service, follow).await?,
+        Command::Logs { service, follow } => logs::run(&service, follow).await?,
         Command::Kubeconfig { direct } => println!("{}", kubeconfig(direct)?.display()),
         Command::Parts => parts().await?,
         Command::Test { filter } => return test::run(filter).await,
@@ -144,7 +145,7 @@ async fn down() -> Result<()> {
 
 fn kubeconfig(direct: bool) -> Result<PathBuf> {
     let state = running()?;
-    let path = if direct { state.kubeconfig_direct } else { state.kubeconfig };
+    let path = if direct { state.direct.map(|kubectl| kubectl.kubeconfig().to_owned()) } else { state.kubeconfig };
     path.context("there is none: the lab is still starting, or has no services")
 }
 

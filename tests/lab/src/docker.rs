@@ -10,6 +10,7 @@ use crate::{
     },
     parts::Parts,
     process::{Health, Spec},
+    progress::Progress,
     wait,
 };
 use anyhow::{Context, Result};
@@ -47,10 +48,10 @@ impl Docker {
     pub const RUNTIME_IMAGE: &str = "lab.local/runtime:1";
 
     /// Looks whether there can be one here, and gives the folder of its programs.
-    pub(crate) async fn require() -> Result<PathBuf> {
+    pub(crate) async fn require(progress: &Progress) -> Result<PathBuf> {
         Machine::check()?;
-        debian::install(&PACKAGES).await.context("a Docker engine needs programs of Debian packages")?;
-        debian::unpack(PACKAGE).await
+        debian::install(&PACKAGES, progress).await.context("a Docker engine needs programs of Debian packages")?;
+        debian::unpack(PACKAGE, progress).await
     }
 
     pub(crate) fn prepare(machine: &Arc<Machine>, package: &Path, parts: &Parts) -> Result<Self> {

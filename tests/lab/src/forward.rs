@@ -2,16 +2,16 @@
 
 use crate::{lines::Lines, run::Tool};
 use anyhow::{Context, Result};
-use std::time::Duration;
-use tokio::net::TcpStream;
+use std::{process::ExitStatus, time::Duration};
+use tokio::{net::TcpStream, task::JoinSet};
 
 const STARTS_WITHIN: Duration = Duration::from_secs(60);
 
 /// A running `kubectl port-forward`.
 #[derive(Debug)]
 pub struct Forward {
-    /// What it prints.
-    pub lines: Lines,
+    /// Reads the line that kubectl prints for each connection: it would stop at a full pipe.
+    rest: JoinSet<std::io::Result<(ExitStatus, String)>>,
     port: u16,
 }
 
@@ -35,7 +35,10 @@ impl Forward {
         let said = lines.next(STARTS_WITHIN).await?;
         let port =
             said.strip_prefix("Forwarding from 127.0.0.1:").and_then(|rest| rest.split(' ').next()?.parse().ok());
-        Ok(Self { port: port.with_context(|| format!("kubectl says {said:?}"))?, lines })
+        let port = port.with_context(|| format!("kubectl says {said:?}"))?;
+        let mut rest = JoinSet::new();
+        rest.spawn(lines.rest());
+        Ok(Self { rest, port })
     }
 
     /// The local port.
@@ -50,5 +53,14 @@ impl Forward {
     /// When kubectl does not take it.
     pub async fn connect(&self) -> Result<TcpStream> {
         Ok(TcpStream::connect(("127.0.0.1", self.port)).await?)
+    }
+
+    /// Waits for its end; gives its stderr too.
+    ///
+    /// # Errors
+    /// When it does not end within `limit`.
+    pub async fn end(mut self, limit: Duration) -> Result<(ExitStatus, String)> {
+        let rest = tokio::time::timeout(limit, self.rest.join_next()).await.context("kubectl does not end")?;
+        Ok(rest.context("nobody reads what kubectl prints")???)
     }
 }

@@ -390,7 +390,7 @@ impl Lab {
             let stopped = process.stop().await.map(|_| ());
             result = result.and(stopped);
         }
-        let undone = self.state.read().undo(self.folder.path()).await;
+        let undone = self.state.read().undo(self.folder.path(), folder::GONE_WITHIN).await;
         result.and(undone)?;
         folder::forget(self.folder.path())
     }

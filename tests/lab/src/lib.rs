@@ -1,5 +1,5 @@
-//! The lab: the real parts (etcd, kube-apiserver, kube-controller-manager, nats-server, helm, kubectl) and the product's services as
-//! processes of this machine.
+//! The lab: the real parts (etcd, kube-apiserver, kube-controller-manager, nats-server, helm, kubectl) and the
+//! product's services as processes of this machine.
 //!
 //! ```text
 //!   parts ──► cluster (etcd, kube-apiserver, kube-controller-manager) ──► helm install of the chart
@@ -8,9 +8,10 @@
 //!        ▲───────────── link ──────────── workload: one process per container, started as a kubelet would
 //! ```
 //!
-//! Without a node, the lab plays kubelet (env, volumes, tokens), DNS and kube-proxy (Service names become local ports). So what runs
-//! is what the chart renders, and nothing about a service is configured here. With one ([`Options::node`]) the chart's pods run as they are. [`Lab`] is what tests and benches use; `cargo lab` is
-//! [`cli`] over it. The lab knows the services only by their charts, binaries and HTTP endpoints.
+//! Without a node, the lab plays kubelet (env, volumes, tokens), DNS and kube-proxy (Service names become local ports).
+//! So what runs is what the chart renders, and nothing about a service is configured here. With one ([`Options::node`])
+//! the chart's pods run as they are. [`Lab`] is what tests and benches use; `cargo lab` is [`cli`] over it. The lab
+//! knows the services only by their charts, binaries and HTTP endpoints.
 
 mod certificates;
 pub mod cli;
@@ -18,6 +19,7 @@ mod cluster;
 mod control_plane;
 mod debian;
 mod docker;
+mod exec;
 mod folders;
 mod forward;
 mod kubeconfig;
@@ -40,11 +42,12 @@ pub use crate::{
     certificates::{Certificate, Certificates},
     debian::install as install_debian_packages,
     docker::Docker,
+    exec::{Ended, Exec},
     folders::workspace,
     forward::Forward,
     lab::{Containers, Lab, Options},
     lines::Lines,
-    node::TOOLS_IMAGE,
+    node::{NEXT_TOOLS_IMAGE, TOOLS_IMAGE},
     parts::{Found, PARTS, Part, Parts, Use},
     ports::free as free_ports,
     process::{Health, Process, Spawner, Spec},

@@ -4,7 +4,7 @@ use crate::run::Tool;
 use anyhow::{Context, Result, bail};
 use std::{collections::VecDeque, process::ExitStatus, time::Duration};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader, copy_buf, sink},
     process::{Child, ChildStdout},
 };
 
@@ -78,5 +78,36 @@ impl Lines {
         };
         let status = tokio::time::timeout(limit, work).await.context("the command does not end")??;
         Ok((status, stderr))
+    }
+
+    /// Lets it print what it likes until it ends; gives its stderr.
+    pub(crate) async fn rest(mut self) -> std::io::Result<(ExitStatus, String)> {
+        let mut stderr = String::new();
+        let read_stderr = async {
+            match &mut self.child.stderr {
+                Some(pipe) => pipe.read_to_string(&mut stderr).await,
+                None => Ok(0),
+            }
+        };
+        let mut nowhere = sink();
+        tokio::try_join!(copy_buf(self.stdout.get_mut(), &mut nowhere), read_stderr)?;
+        Ok((self.child.wait().await?, stderr))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[tokio::test]
+    async fn the_rest_may_be_more_than_a_pipe_holds() {
+        let shell = Tool::new(Path::new("/bin/sh"), Path::new("/dev/null"), Path::new("/tmp"));
+        let print = "seq 1 100000; echo why >&2; seq 1 100000; exit 3";
+        let mut lines = Lines::of(&shell, &["-c", print]).unwrap();
+        assert_eq!(lines.next(Duration::from_secs(10)).await.unwrap(), "1");
+        let rest = tokio::time::timeout(Duration::from_secs(10), lines.rest()).await;
+        let (status, stderr) = rest.expect("it is not read").unwrap();
+        assert_eq!((status.code(), stderr.as_str()), (Some(3), "why\n"));
     }
 }

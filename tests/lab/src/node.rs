@@ -9,10 +9,11 @@ mod machine;
 pub(crate) use self::machine::{Machine, Remains};
 
 use crate::{
-    cluster::{Cluster, NODE},
+    cluster::{Cluster, DNS_IP, NODE},
     debian,
     parts::Parts,
     process::Spec,
+    progress::Progress,
     run::Tool,
     services::Services,
     wait,
@@ -26,9 +27,13 @@ const PACKAGES: [&str; 9] =
 const ADDONS: &str = include_str!("node/addons.yaml");
 const SOCKET_WITHIN: Duration = Duration::from_secs(20);
 const READY_WITHIN: Duration = Duration::from_secs(60);
+/// Of what Kubernetes says when something does not start.
+const LINES_SHOWN: usize = 15;
 
 /// The image of a shell and small programs, for pods of tests.
 pub const TOOLS_IMAGE: &str = images::TOOLS;
+/// What a pod of [`TOOLS_IMAGE`] may be updated to.
+pub const NEXT_TOOLS_IMAGE: &str = images::NEXT_TOOLS;
 
 /// A node under way.
 #[derive(Debug)]
@@ -40,9 +45,9 @@ pub(crate) struct Node {
 
 impl Node {
     /// Looks whether there can be a node here, and sees to the programs that are not parts.
-    pub(crate) async fn require() -> Result<()> {
+    pub(crate) async fn require(progress: &Progress) -> Result<()> {
         Machine::check()?;
-        debian::install(&PACKAGES).await.context("a node needs programs of Debian packages")
+        debian::install(&PACKAGES, progress).await.context("a node needs programs of Debian packages")
     }
 
     pub(crate) fn prepare(machine: &Machine, parts: &Parts, cluster: &Cluster) -> Result<Self> {
@@ -88,21 +93,42 @@ impl Node {
 
     /// Adds what a cluster has besides Kubernetes, and waits until the node takes pods.
     pub(crate) async fn join(&self, admin: &Tool) -> Result<()> {
-        admin.stdout_with_input(&["apply", "-f", "-"], ADDONS).await.context("cannot install the cluster's add-ons")?;
+        let addons = ADDONS.replace("DNS_IP", &DNS_IP.to_string());
+        admin
+            .stdout_with_input(&["apply", "-f", "-"], &addons)
+            .await
+            .context("cannot install the cluster's add-ons")?;
         let ready = r#"jsonpath={.status.conditions[?(@.type=="Ready")]['status', 'message']}"#;
         let node = ["get", "node", NODE, "-o", ready];
-        wait::until("the node to be ready", READY_WITHIN, || async {
+        let ready = wait::until("the node to be ready", READY_WITHIN, || async {
             let status = admin.stdout(&node).await?;
             ensure!(status.starts_with("True"), "Ready is {status:?}");
             anyhow::Ok(())
-        })
-        .await
+        });
+        explained(admin, "the node does not get ready", ready.await).await
     }
 
     /// Waits until names of Services are known.
     pub(crate) async fn names(&self, admin: &Tool) -> Result<()> {
         let status = ["rollout", "status", "deployment/coredns", "-n", "kube-system", "--timeout=60s"];
-        admin.stdout(&status).await.context("CoreDNS does not start")?;
-        Ok(())
+        explained(admin, "CoreDNS does not start", admin.stdout(&status).await.map(drop)).await
     }
+}
+
+/// Adds to an error what Kubernetes says of the node and its pods.
+pub(crate) async fn explained(admin: &Tool, what: &str, outcome: Result<()>) -> Result<()> {
+    let Err(error) = outcome else { return Ok(()) };
+    let mut said = String::new();
+    let conditions = r#"jsonpath={range .status.conditions[*]}{.type} is {.status}: {.message}{"\n"}{end}"#;
+    for (title, args) in [
+        ("the node", &["get", "node", NODE, "-o", conditions][..]),
+        ("pods", &["get", "pods", "--all-namespaces", "-o", "wide"]),
+        ("the last events", &["get", "events", "--all-namespaces", "--sort-by=.metadata.creationTimestamp"]),
+    ] {
+        let text = admin.stdout(args).await.unwrap_or_else(|error| format!("{error:#}"));
+        let lines: Vec<&str> = text.lines().collect();
+        let last = lines.get(lines.len().saturating_sub(LINES_SHOWN)..).unwrap_or_default();
+        said.push_str(&format!("\n{title}:\n  {}", last.join("\n  ")));
+    }
+    Err(error.context(format!("{what}; Kubernetes says:{said}\n")))
 }

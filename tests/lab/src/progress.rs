@@ -63,16 +63,17 @@ impl Progress {
                 Show::Lines { quiet_for: *quiet_for, last: Mutex::new(Instant::now()) }
             }
         };
-        Step { name, started: Instant::now(), show }
+        Step { name, started: Instant::now(), show, ended: false }
     }
 }
 
-/// One step under way.
+/// One step under way. It has failed when it is dropped before its end.
 #[derive(Debug)]
 pub struct Step {
     name: String,
     started: Instant,
     show: Show,
+    ended: bool,
 }
 
 #[derive(Debug)]
@@ -97,16 +98,17 @@ impl Step {
     }
 
     /// Ends the step well.
-    pub fn done(self, message: &str) {
+    pub fn done(mut self, message: &str) {
         self.end("✓", message);
     }
 
     /// Ends the step badly.
-    pub fn failed(self, message: &str) {
+    pub fn failed(mut self, message: &str) {
         self.end("✗", message);
     }
 
-    fn end(self, sign: &str, message: &str) {
+    fn end(&mut self, sign: &str, message: &str) {
+        self.ended = true;
         let seconds = self.started.elapsed().as_secs_f32();
         match &self.show {
             Show::Bar(bar) => {
@@ -121,6 +123,14 @@ impl Step {
                     eprintln!("{}: {message} ({seconds:.1} s)", self.name);
                 }
             }
+        }
+    }
+}
+
+impl Drop for Step {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.end("✗", "failed");
         }
     }
 }

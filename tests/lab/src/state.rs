@@ -5,6 +5,7 @@ use crate::{
     lab::Installation,
     node::Remains,
     process::{Health, Spec, procfs, send},
+    run::Tool,
 };
 use anyhow::{Context, Result};
 use rustix::process::Signal;
@@ -64,8 +65,8 @@ pub(crate) struct State {
     pub(crate) installation: Option<Installation>,
     /// Through the agent.
     pub(crate) kubeconfig: Option<PathBuf>,
-    /// Straight to the API server.
-    pub(crate) kubeconfig_direct: Option<PathBuf>,
+    /// kubectl straight to the API server.
+    pub(crate) direct: Option<Tool>,
     /// What `up` shows when it is done.
     pub(crate) summary: String,
 }

@@ -164,6 +164,12 @@ async fn a_killed_lab_leaves_nothing_of_its_node() {
         assert!(status.lines().any(|line| line.starts_with(name) && line.ends_with("ready")), "{status}");
     }
     assert!(!status.contains("gateway-link "), "it is a pod: {status}");
+    let is_pod =
+        |line: &str| line.contains("pipeops-system") && line.contains("gateway-link-") && line.contains("Running");
+    assert!(status.lines().any(is_pod), "{status}");
+    let logged = state.ok(&["logs", "gateway-link"]);
+    assert!(logged.starts_with('{') && logged.contains("registered"), "{logged}");
+    assert!(state.refused(&["logs", "nothing"]).contains("coredns"));
     assert!(state.refused(&["up", "--node"]).contains("a lab is up already"));
     assert!(of_nodes().len() > before.len());
 

@@ -2,7 +2,7 @@
 
 use super::{Row, Scale};
 use crate::{
-    client::Target,
+    client::{Connection, Target},
     objects::{configmap, create, pod},
     usage::Costs,
     watches::Watched,
@@ -19,8 +19,9 @@ pub(super) const POD: &str = "server";
 pub(super) const ECHO: u16 = 7000;
 /// Gives zeros for as long as somebody takes them.
 pub(super) const ZEROS: u16 = 7001;
-/// Has written its log.
-pub(super) const LOGGER: &str = "logger";
+const LOGGER: &str = "logger";
+/// All that this pod will ever say.
+pub(super) const LOG: &str = "/api/v1/namespaces/bench/pods/logger/log";
 /// What our sessions pass, from the client on.
 pub(super) const HOPS: [&str; 4] = ["control-plane", "gateway-link", "nats", "proxy-executor"];
 const AGENT: &str = "pipeops-system";
@@ -69,6 +70,14 @@ impl<'a> Ground<'a> {
         lab.run_pod(NAMESPACE, POD, &serve).await?;
         let log = format!("yes {} | head -n {}; exec sleep infinity", "x".repeat(LINE - 1), scale.log / LINE as u64);
         lab.run_pod(NAMESPACE, LOGGER, &log).await?;
+        if rows.contains(&Row::Logs) {
+            lab::until("the whole log", READY_WITHIN, || async {
+                let bytes = Connection::open(&direct).await?.fetch(&direct.get(LOG)).await?;
+                ensure!(bytes == scale.log, "{bytes} of {} bytes", scale.log);
+                Ok(())
+            })
+            .await?;
+        }
         let collection = format!("/api/v1/namespaces/{NAMESPACE}/configmaps");
         create(&direct, &collection, 1, |_| configmap("watched", 32)).await?;
         if rows.contains(&Row::GetPods) {

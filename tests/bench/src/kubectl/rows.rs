@@ -1,9 +1,8 @@
 //! The rows.
 
 use super::{
-    Scale,
-    exec::Exec,
-    ground::{ECHO, Ground, HOPS, LOGGER, NAMESPACE, POD, ZEROS},
+    Scale, exec,
+    ground::{ECHO, Ground, HOPS, LOG, NAMESPACE, POD, ZEROS},
     loads,
 };
 use crate::{
@@ -131,8 +130,8 @@ impl Row {
         let name = target.name;
         let execs = async |places| {
             let echo = async || {
-                let printed = Exec::open(target, &["echo", "hello"], false).await?.finish().await?;
-                ensure!(&*printed.text == b"hello\n", "echo printed {:?}", printed.text);
+                let printed = exec::finish(exec::open(target, &["echo", "hello"], false).await?).await?;
+                ensure!(printed.text == b"hello\n", "echo printed {:?}", printed.text);
                 Ok(printed.bytes)
             };
             echo().await?;
@@ -146,8 +145,8 @@ impl Row {
                 let output = async {
                     let count = format!("count={}", scale.exec / 65536);
                     loads::sessions(1, Duration::ZERO, async || {
-                        let printed = Exec::open(target, &["dd", "if=/dev/zero", "bs=64k", &count], false).await?;
-                        let bytes = printed.finish().await?.bytes;
+                        let output = exec::open(target, &["dd", "if=/dev/zero", "bs=64k", &count], false).await?;
+                        let bytes = exec::finish(output).await?.bytes;
                         ensure!(bytes == scale.exec / 65536 * 65536, "{bytes} bytes of output");
                         Ok(bytes)
                     })
@@ -156,10 +155,9 @@ impl Row {
                 self.measure(ground, agent, Counts::Bytes, report, output).await?;
                 let length = scale.exec / 65536 * 65536;
                 let input = loads::sessions(1, Duration::ZERO, async || {
-                    let mut exec = Exec::open(target, &["wc", "-c"], true).await?;
-                    exec.feed(length).await?;
-                    let said = exec.finish().await?.text;
-                    let said = String::from_utf8_lossy(&said).into_owned();
+                    let mut count = exec::open(target, &["wc", "-c"], true).await?;
+                    exec::feed(&mut count, length).await?;
+                    let said = String::from_utf8(exec::finish(count).await?.text)?;
                     ensure!(said.trim() == length.to_string(), "of {length} bytes: {said}");
                     Ok(length)
                 })
@@ -179,7 +177,7 @@ impl Row {
                 self.measure(ground, agent, Counts::Sessions, report, load).await
             }
             Self::Logs => {
-                let request = target.get(&format!("/api/v1/namespaces/{NAMESPACE}/pods/{LOGGER}/log"));
+                let request = target.get(LOG);
                 let connection = RefCell::new(Some(Connection::open(target).await?));
                 let load = loads::sessions(1, scale.window, async || {
                     let mut open = connection.take().context("one at a time")?;
@@ -255,16 +253,17 @@ impl Row {
         ground.restart().await?;
         let target = ground.target(true);
         // Pools and the like are there from the first sessions on.
-        try_join_all((0..OPENING).map(async |_| Exec::open(target, &["true"], false).await?.finish().await)).await?;
+        let short = async |_| exec::finish(exec::open(target, &["true"], false).await?).await;
+        try_join_all((0..OPENING).map(short)).await?;
         let hops = ground.hops(true).await?;
         let before = settled(&hops).await?;
         let mut sessions = Vec::new();
         while sessions.len() < scale.sessions {
             let more = OPENING.min(scale.sessions - sessions.len());
             let open = (0..more).map(async |_| {
-                let mut exec = Exec::open(target, &["sh", "-c", "echo open; exec cat"], true).await?;
-                exec.begins().await?;
-                anyhow::Ok(exec)
+                let mut session = exec::open(target, &["sh", "-c", "echo open; exec cat"], true).await?;
+                session.begins().await?;
+                anyhow::Ok(session)
             });
             sessions.extend(try_join_all(open).await?);
         }
@@ -275,9 +274,9 @@ impl Row {
         }
         report.add(self.name(), target.name, "KiB", kib.iter().sum());
         for session in &mut sessions {
-            session.feed(0).await?;
+            exec::feed(session, 0).await?;
         }
-        try_join_all(sessions.into_iter().map(Exec::finish)).await?;
+        try_join_all(sessions.into_iter().map(exec::finish)).await?;
         Ok(())
     }
 }

@@ -72,16 +72,7 @@ impl<'a> Run<'a> {
 pub(super) fn added(row: Row, subjects: &[Subject], report: &mut Report) {
     for (metric, added) in [("p50-ms", "added-p50-ms"), ("p99-ms", "added-p99-ms")] {
         for subject in subjects.iter().filter(|subject| !subject.hops.is_empty()) {
-            let direct = report.values(row.name(), "direct", metric);
-            let through = report.values(row.name(), subject.name, metric);
-            // Of different lengths when one of them has failed: they are not of the same repeats.
-            if direct.len() == through.len() {
-                let differences: Vec<f64> =
-                    through.iter().zip(direct).map(|(through, direct)| through - direct).collect();
-                for difference in differences {
-                    report.add(row.name(), subject.name, added, difference);
-                }
-            }
+            report.add_difference(row.name(), [subject.name, "direct"], metric, added);
         }
     }
 }

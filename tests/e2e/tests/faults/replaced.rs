@@ -30,6 +30,18 @@ const WATCHES: usize = 100;
 const WATCH: &str = "/api/v1/namespaces/default/configmaps?watch=1";
 
 pub async fn the_api_servers_certificate_and_the_agents_token_are_replaced_unnoticed(stage: &Stage) -> Result<()> {
+    let replaced = replaced_unnoticed(stage).await;
+    let restored = async {
+        // The lab's own: the next test's processes are started with them.
+        stage.lab.renew_tokens().await?;
+        let secrets = ["delete", "secret", "first", "second", "-n", NAMESPACE, "--ignore-not-found"];
+        stage.lab.admin().stdout(&secrets).await
+    };
+    let restored = restored.await;
+    replaced.and(restored.map(drop))
+}
+
+async fn replaced_unnoticed(stage: &Stage) -> Result<()> {
     let lab = &stage.lab;
     let pid = stage.process(EXECUTOR)?.pid();
     let load = breaking::load(stage).await?;
@@ -68,9 +80,6 @@ pub async fn the_api_servers_certificate_and_the_agents_token_are_replaced_unnot
     ensure!(failed.is_empty(), "requests have failed: {failed:?}");
     ensure!(stage.process(EXECUTOR)?.pid() == pid, "{EXECUTOR} was restarted");
     drop(watches);
-    // The lab's own: the next test's processes are started with them.
-    lab.renew_tokens().await?;
-    lab.admin().stdout(&["delete", "secret", "second", "-n", NAMESPACE]).await?;
     Ok(())
 }
 

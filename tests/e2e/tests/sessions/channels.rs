@@ -3,68 +3,26 @@
 use crate::prepare::SOON;
 use anyhow::{Context, Result, ensure};
 use e2e::{Front, Protocol, client::Target};
-use futures::{SinkExt, StreamExt};
-use lab::Lab;
+use lab::{Ended, Exec, Lab};
 use reqwest::Method;
-use serde_json::Value;
 use std::{sync::Arc, time::Instant};
 use tokio::{task::JoinSet, time::timeout};
-use tokio_tungstenite::{
-    client_async,
-    tungstenite::{Bytes, ClientRequestBuilder, Message},
-};
 
 const SESSIONS: usize = 2000;
 const AT_ONCE: usize = 20;
 
-/// The first byte of a message says whose it is.
-const STDIN: u8 = 0;
-const STDOUT: u8 = 1;
-const STDERR: u8 = 2;
-const STATUS: u8 = 3;
-/// Before the channel that ends.
-const CLOSE: u8 = 255;
-
 /// Says something at once, then what it is sent; ends with its argument modulo three.
 const SCRIPT: &str = "echo first $1; cat; echo second $1 >&2; exit $(($1 % 3))";
 
-#[derive(Debug, Default)]
-struct Ended {
-    stdout: Vec<u8>,
-    stderr: Vec<u8>,
-    status: Vec<u8>,
-}
-
-/// Runs a command in the pod `box`; `stdin` is sent as soon as the server has agreed.
-async fn exec(target: &Target, namespace: &str, command: &[&str], stdin: &[u8]) -> Result<Ended> {
-    let flags = ["stdin", "stdout", "stderr"].map(|flag| (flag, "true"));
-    let query = command.iter().map(|word| ("command", *word)).chain(flags);
-    let path = target.url(&format!("/api/v1/namespaces/{namespace}/pods/box/exec"));
-    let url = reqwest::Url::parse_with_params(&path.replacen("https", "wss", 1), query)?;
-    let request = ClientRequestBuilder::new(url.as_str().parse()?)
-        .with_header("authorization", format!("Bearer {}", target.token))
-        .with_sub_protocol("v5.channel.k8s.io");
-    let (mut socket, _) = client_async(request, target.connect().await?.io).await?;
-    socket.feed(Message::Binary([&[STDIN], stdin].concat().into())).await?;
-    socket.send(Message::Binary(Bytes::from_static(&[CLOSE, STDIN]))).await?;
-    let mut ended = Ended::default();
-    while let Some(message) = socket.next().await {
-        match message? {
-            Message::Binary(message) => {
-                let (channel, bytes) = message.split_first().context("a message of no channel")?;
-                match *channel {
-                    STDOUT => ended.stdout.extend_from_slice(bytes),
-                    STDERR => ended.stderr.extend_from_slice(bytes),
-                    STATUS => ended.status.extend_from_slice(bytes),
-                    CLOSE => {}
-                    other => anyhow::bail!("a message of channel {other}: {bytes:?}"),
-                }
-            }
-            Message::Close(_) => break,
-            other => ensure!(other.is_ping(), "{other:?}"),
-        }
-    }
-    Ok(ended)
+/// Runs a command in the pod `box`; `stdin` is sent as soon as the server has agreed. Gives its stdout, too.
+async fn exec(target: &Target, namespace: &str, command: &[&str], stdin: &[u8]) -> Result<(Vec<u8>, Ended)> {
+    let pod = format!("{}/api/v1/namespaces/{namespace}/pods/box", target.base);
+    let mut exec = Exec::open(target.connect().await?.io, &pod, Some(&target.token), command, true).await?;
+    exec.send(stdin).await?;
+    exec.end_input().await?;
+    let mut stdout = Vec::new();
+    let ended = exec.finish(|data| stdout.extend_from_slice(data)).await?;
+    Ok((stdout, ended))
 }
 
 /// The first bytes after an upgrade are those that get lost where a proxy reads ahead.
@@ -88,13 +46,10 @@ pub async fn no_byte_of_two_thousand_sessions_is_lost(lab: Arc<Lab>) -> Result<(
             let name = number.to_string();
             let command = ["sh", "-c", SCRIPT, "sh", &name];
             let session = timeout(SOON, exec(&target, namespace, &command, sent.as_bytes()));
-            let ended = session.await.context("it does not end")??;
-            let status: Value = serde_json::from_slice(&ended.status)?;
-            ensure!(ended.stdout == format!("first {number}\n{sent}").as_bytes(), "session {number}: {ended:?}");
+            let (stdout, ended) = session.await.context("it does not end")??;
+            ensure!(stdout == format!("first {number}\n{sent}").as_bytes(), "session {number}: {stdout:?}, {ended:?}");
             ensure!(ended.stderr == format!("second {number}\n").as_bytes(), "session {number}: {ended:?}");
-            let code = status.pointer("/details/causes/0/message").and_then(Value::as_str);
-            let expected = [None, Some("1"), Some("2")].get(number % 3).copied().flatten();
-            ensure!(code == expected, "session {number}: {status}");
+            ensure!(ended.code() == i32::try_from(number % 3).ok(), "session {number}: {ended:?}");
             anyhow::Ok(())
         });
     }

@@ -67,13 +67,14 @@ pub async fn many_connections_at_once_keep_their_bytes_apart(lab: Arc<Lab>) -> R
 
 /// Where nothing listens; what kubectl says of it, without what differs from one run to the next.
 async fn refused(tool: &Tool, namespace: &str, flags: &[&str]) -> Result<String> {
-    let mut forward = Forward::with(flags, tool, namespace, "echo", 7001).await?;
+    let forward = Forward::with(flags, tool, namespace, "echo", 7001).await?;
     let mut stream = forward.connect().await?;
     let mut rest = Vec::new();
     let read = timeout(SOON, stream.read_to_end(&mut rest)).await.context("no end of a connection to nothing")?;
     ensure!(read.is_err() || rest.is_empty(), "{rest:?}");
-    let (status, stderr) = forward.lines.end(SOON).await?;
-    let stderr = normalise(&stderr).replace(&forward.port().to_string(), "<port>");
+    let port = forward.port().to_string();
+    let (status, stderr) = forward.end(SOON).await?;
+    let stderr = normalise(&stderr).replace(&port, "<port>");
     Ok(format!("{:?} {stderr}", status.code()))
 }
 
@@ -139,7 +140,7 @@ pub async fn a_forward_ends_with_its_pod(lab: Arc<Lab>) -> Result<()> {
         forwards.push((forward, stream));
     }
     lab.admin().stdout(&["delete", "pod", "echo", "-n", "forward-ends", "--now"]).await?;
-    for (mut forward, mut stream) in forwards {
+    for (forward, mut stream) in forwards {
         let mut rest = Vec::new();
         match timeout(SOON, stream.read_to_end(&mut rest)).await {
             Err(_) => bail!("a connection to a pod that is gone stays open"),
@@ -147,7 +148,7 @@ pub async fn a_forward_ends_with_its_pod(lab: Arc<Lab>) -> Result<()> {
         }
         // kubectl notices when it is asked for the next connection.
         drop(forward.connect().await);
-        let (status, stderr) = forward.lines.end(Duration::from_secs(30)).await?;
+        let (status, stderr) = forward.end(Duration::from_secs(30)).await?;
         let last = stderr.lines().last().unwrap_or_default().to_owned();
         ends.push((status.code(), last));
     }

@@ -34,7 +34,6 @@ fn main() -> ExitCode {
         python::the_python_client_sees_and_does_alike,
         kube_rs::kube_rs_sees_and_does_alike,
         shells::each_transport_is_the_one_asked_for,
-        nodes::a_node_is_cordoned_tainted_and_drained_alike,
         nodes::deployments_of_real_pods_are_rolled_out_alike,
         nodes::kubectl_proxy_serves_the_api_through_the_agent,
         logs::logs_are_printed_alike,

@@ -1,9 +1,9 @@
-//! Nodes, figures, and what controllers do with real pods.
+//! Figures, and what controllers do with real pods.
 
 use crate::prepare;
 use anyhow::{Result, ensure};
 use e2e::{Step, Story};
-use lab::{Lab, Lines, TOOLS_IMAGE};
+use lab::{Lab, Lines, NEXT_TOOLS_IMAGE, TOOLS_IMAGE};
 use std::{sync::Arc, time::Duration};
 
 /// The kubelet looks at a new container every 10 to 15 s, and two looks make a figure.
@@ -23,37 +23,6 @@ pub async fn figures_of_pods_and_nodes_are_shown(lab: Arc<Lab>) -> Result<()> {
     Ok(())
 }
 
-pub async fn a_node_is_cordoned_tainted_and_drained_alike(lab: Arc<Lab>) -> Result<()> {
-    let namespace = "drains";
-    lab.create_namespace(namespace).await?;
-    let mut seen = Vec::new();
-    for (tool, name) in [(lab.direct(), "first"), (lab.proxied()?, "second")] {
-        lab.run_pod(namespace, name, "trap 'exit 0' TERM; while :; do sleep 0.2; done").await?;
-        let selector = format!("--pod-selector=run={name}");
-        let drained = tool.run(&["drain", "lab", &selector, "--force", "--ignore-daemonsets", "--timeout=60s"]).await;
-        let cordoned = lab.admin().stdout(&["get", "node", "lab", "-o", "jsonpath={.spec.unschedulable}"]).await;
-        // Pods of other tests wait for it.
-        lab.admin().stdout(&["uncordon", "lab"]).await?;
-        let (drained, cordoned) = (drained?, cordoned?);
-        let left = lab.admin().stdout(&["get", "pods", "-n", namespace, "-o", "name"]).await?;
-        ensure!(drained.success() && cordoned == "true" && left.is_empty(), "{drained:?} {cordoned} {left}");
-        seen.push(format!("{}{}", drained.stdout, drained.stderr).replace(name, "NAME"));
-    }
-    let [straight, through] = seen.as_slice() else { anyhow::bail!("{seen:?}") };
-    ensure!(straight == through && straight.contains("pod/NAME evicted"), "straight {straight}\nthrough {through}");
-    Story::new([
-        Step::kubectl("cordon lab"),
-        Step::kubectl("cordon lab"),
-        Step::kubectl("uncordon lab"),
-        Step::kubectl("taint node lab pipeops.io/test=here:PreferNoSchedule"),
-        Step::kubectl("taint node lab pipeops.io/test=here:PreferNoSchedule").ends_with(1),
-        Step::kubectl("taint node lab pipeops.io/test-"),
-        Step::kubectl("drain absent").ends_with(1),
-    ])
-    .same_both_ways(&lab)
-    .await
-}
-
 pub async fn deployments_of_real_pods_are_rolled_out_alike(lab: Arc<Lab>) -> Result<()> {
     let namespace = "rollouts";
     lab.create_namespace(namespace).await?;
@@ -66,7 +35,8 @@ pub async fn deployments_of_real_pods_are_rolled_out_alike(lab: Arc<Lab>) -> Res
         kubectl("wait --for=condition=Available deployment/web --timeout=60s"),
         kubectl("scale deployment/web --replicas=3"),
         kubectl("wait --for=jsonpath={.status.readyReplicas}=3 deployment/web --timeout=60s"),
-        kubectl("set image deployment/web tools=lab.local/tools:1"),
+        kubectl(&format!("set image deployment/web tools={NEXT_TOOLS_IMAGE}")),
+        kubectl("get deployment web -o jsonpath={.spec.template.spec.containers[0].image}"),
         kubectl("set env deployment/web A=b"),
         kubectl("wait --for=jsonpath={.status.updatedReplicas}=3 deployment/web --timeout=60s"),
         kubectl("rollout restart deployment/web"),

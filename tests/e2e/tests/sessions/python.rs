@@ -2,7 +2,7 @@
 
 use crate::prepare;
 use anyhow::{Context, Result, ensure};
-use lab::Lab;
+use lab::{Lab, Progress};
 use std::{path::Path, process::Stdio, sync::Arc, time::Duration};
 use tokio::{process::Command, time::timeout};
 
@@ -11,7 +11,7 @@ const PYTHON: &str = "/usr/bin/python3";
 const ENDS_WITHIN: Duration = Duration::from_secs(120);
 
 pub async fn the_python_client_sees_and_does_alike(lab: Arc<Lab>) -> Result<()> {
-    lab::install_debian_packages(&["python3-kubernetes"]).await?;
+    lab::install_debian_packages(&["python3-kubernetes"], &Progress::slow_only()).await?;
     let namespace = "python";
     lab.create_namespace(namespace).await?;
     lab.run_pod(namespace, "box", "echo logged; sleep infinity").await?;

@@ -1,23 +1,20 @@
-//! What runs and what it says.
+//! What runs.
 
 use super::running;
 use crate::{
-    lab::{self, Lab},
+    lab::Lab,
     process::{Health, procfs},
     state::{Entry, Phase},
 };
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use std::{
     collections::BTreeMap,
-    fs::File,
-    io::{ErrorKind, IsTerminal, Read, Write},
-    path::Path,
+    io::{IsTerminal, Write},
     time::Duration,
 };
 use tokio::task::JoinSet;
 
 const EVERY: Duration = Duration::from_secs(1);
-const FOLLOW_EVERY: Duration = Duration::from_millis(200);
 
 /// `cargo lab status`.
 pub(super) async fn status() -> Result<()> {
@@ -31,6 +28,10 @@ pub(super) async fn status() -> Result<()> {
     }
     for line in lines(&state.processes).await {
         println!("{line}");
+    }
+    if let (Some(_), Some(kubectl)) = (&state.node, &state.direct) {
+        let pods = kubectl.stdout(&["get", "pods", "--all-namespaces", "--request-timeout=5s"]).await;
+        print!("\n{}", pods.unwrap_or_else(|error| format!("pods: {error:#}\n")));
     }
     Ok(())
 }
@@ -95,44 +96,4 @@ async fn health(entry: &Entry) -> Result<()> {
         },
     };
     health.look().await
-}
-
-/// `cargo lab logs`, of the run that is on or was the last.
-pub(super) async fn logs(service: &str, follow: bool) -> Result<()> {
-    let folder = lab::logs(&lab::current()?);
-    let names = log_names(&folder)?;
-    if !names.iter().any(|name| name == service) {
-        bail!("there is no log of {service:?} in {}, only of {}", folder.display(), names.join(", "));
-    }
-    let path = folder.join(format!("{service}.log"));
-    let mut file = File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mut buffer = vec![0; 64 << 10];
-    loop {
-        let count = file.read(&mut buffer).with_context(|| format!("cannot read {}", path.display()))?;
-        if count > 0 {
-            let mut out = std::io::stdout().lock();
-            if out.write_all(buffer.get(..count).unwrap_or_default()).and_then(|()| out.flush()).is_err() {
-                return Ok(());
-            }
-        } else if follow {
-            tokio::time::sleep(FOLLOW_EVERY).await;
-        } else {
-            return Ok(());
-        }
-    }
-}
-
-/// Of the processes that have logged.
-fn log_names(folder: &Path) -> Result<Vec<String>> {
-    let files = match std::fs::read_dir(folder) {
-        Err(error) if error.kind() == ErrorKind::NotFound => bail!("no lab was up yet; `cargo lab up` starts one"),
-        files => files.with_context(|| format!("cannot list {}", folder.display()))?,
-    };
-    let mut names = Vec::new();
-    for file in files {
-        let name = file?.file_name().to_string_lossy().into_owned();
-        names.extend(name.strip_suffix(".log").map(str::to_owned));
-    }
-    names.sort();
-    Ok(names)
 }

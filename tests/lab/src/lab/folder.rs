@@ -19,7 +19,10 @@ pub(super) const EXISTING: &str = "existing.kubeconfig";
 const KEPT: usize = 5;
 /// Every process in its grace, and a namespace of another cluster.
 const OWNER_STOPS_WITHIN: Duration = Duration::from_secs(180);
-const DEAD_WITHIN: Duration = Duration::from_secs(10);
+/// What a run that has just ended leaves to the kernel.
+pub(super) const GONE_WITHIN: Duration = Duration::from_secs(20);
+/// What is left of a run that ended long ago either goes at once or does not go.
+const OLD_GONE_WITHIN: Duration = Duration::from_millis(200);
 
 /// A folder that is this run's alone.
 #[derive(Debug)]
@@ -110,6 +113,10 @@ pub(crate) fn current() -> Result<PathBuf> {
 /// Ends what is left of a run: its owner in order, and then every process that is written down and still the same, and what is in a
 /// cluster of the user's. Gives how much there was to end.
 pub(crate) async fn clean_up(folder: &Path) -> Result<usize> {
+    clean_up_within(folder, GONE_WITHIN).await
+}
+
+async fn clean_up_within(folder: &Path, limit: Duration) -> Result<usize> {
     let Some(state) = State::read(folder)? else { return Ok(0) };
     let mut ended = 0;
     if let Some(owner) = state.owner().filter(|owner| owner.pid != std::process::id()) {
@@ -125,13 +132,13 @@ pub(crate) async fn clean_up(folder: &Path) -> Result<usize> {
     let Some(state) = State::read(folder)? else { return Ok(ended) };
     for process in state.processes.iter().rev().filter(|process| process.runs()) {
         process.signal(Signal::KILL)?;
-        wait::until(&format!("{} to end", process.name), DEAD_WITHIN, || {
+        wait::until(&format!("{} to end", process.name), limit, || {
             ready(if process.runs() { Err(format!("process {} runs", process.pid)) } else { Ok(()) })
         })
         .await?;
         ended += 1;
     }
-    state.undo(folder).await?;
+    state.undo(folder, limit).await?;
     ended += usize::from(state.installation.is_some()) + usize::from(state.node.is_some());
     forget(folder)?;
     Ok(ended)
@@ -153,7 +160,7 @@ async fn forget_old(base: &Path) -> Result<()> {
     over.sort();
     for (at, (_, folder)) in over.iter().rev().enumerate() {
         // Another test binary may be at the same; what stays is looked at next time.
-        if clean_up(folder).await.is_ok() && at >= KEPT {
+        if clean_up_within(folder, OLD_GONE_WITHIN).await.is_ok() && at >= KEPT {
             drop(fs::remove_dir_all(folder));
         }
     }

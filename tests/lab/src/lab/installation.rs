@@ -5,7 +5,7 @@ use crate::{run::Tool, state::State};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 /// The chart sets it on everything it makes.
 const LABEL: &str = "app.kubernetes.io/instance";
@@ -66,10 +66,10 @@ impl Installation {
 
 impl State {
     /// Removes what the run in this folder has made besides its processes, which have all ended: what is left of a node, and what is
-    /// in a cluster of the user's.
-    pub(super) async fn undo(&self, run: &Path) -> Result<()> {
+    /// in a cluster of the user's. What does not go at once has until `limit`.
+    pub(super) async fn undo(&self, run: &Path, limit: Duration) -> Result<()> {
         if let Some(remains) = &self.node {
-            remains.remove().await.context("something of the node is left")?;
+            remains.remove(limit).await.context("something of the node is left")?;
         }
         match &self.installation {
             Some(installation) => installation.remove(run).await,

@@ -29,13 +29,13 @@ impl Lab {
         Ok(())
     }
 
-    /// Runs a shell command in a pod of [`TOOLS_IMAGE`], and waits until that is ready.
+    /// Runs a shell command in a pod of [`TOOLS_IMAGE`], and waits until that is ready. A command that ends is started again.
     ///
     /// # Errors
     /// When it does not get ready.
     pub async fn run_pod(&self, namespace: &str, name: &str, command: &str) -> Result<()> {
         let image = format!("--image={TOOLS_IMAGE}");
-        let run = ["run", name, &image, "-n", namespace, "--restart=Never", "--", "sh", "-c", command];
+        let run = ["run", name, &image, "-n", namespace, "--restart=Always", "--", "sh", "-c", command];
         self.admin.stdout(&run).await?;
         let pod = format!("pod/{name}");
         let wait = ["wait", "--for=condition=Ready", &pod, "-n", namespace, "--timeout=60s"];

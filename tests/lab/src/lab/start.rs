@@ -11,7 +11,7 @@ use crate::{
     docker::Docker,
     folders,
     kubeconfig::{self, Login, Server},
-    node::{Machine, Node},
+    node::{self, Machine, Node},
     parts::{Parts, Use},
     pki::Authority,
     process::{Keeper, Process, Processes, Spawner, Spec},
@@ -90,7 +90,7 @@ impl Lab {
         };
         let Err(error) = started else { return started };
         let error = error.context(format!("the lab did not start; its logs are in {}", folder::logs(&run).display()));
-        match state.read().undo(&run).await.and_then(|()| folder::forget(&run)) {
+        match state.read().undo(&run, folder::GONE_WITHIN).await.and_then(|()| folder::forget(&run)) {
             Ok(()) => Err(error),
             Err(left) => Err(error.context(format!("{left:#}"))),
         }
@@ -102,7 +102,7 @@ impl Start {
         let mut users = vec![Use::Lab];
         if options.node {
             ensure!(options.kubeconfig.is_none(), "a cluster that exists has nodes of its own");
-            Node::require().await?;
+            Node::require(&options.progress).await?;
             users.push(Use::Node);
         }
         if options.docker {
@@ -182,7 +182,7 @@ impl Start {
         }
         lab.state.change(|state| {
             state.kubeconfig = lab.link.as_ref().map(|link| link.kubeconfig.clone());
-            state.kubeconfig_direct = Some(lab.direct.kubeconfig().to_owned());
+            state.direct = Some(lab.direct.clone());
         })?;
         Ok(lab)
     }
@@ -256,7 +256,7 @@ impl Start {
     /// A cluster without a node, and a Docker engine, in a machine of their own: what uses the network of the engine's machine reaches the
     /// API server, as it does a local cluster's.
     async fn with_docker(&mut self) -> Result<Api> {
-        let package = Docker::require().await?;
+        let package = Docker::require(&self.options.progress).await?;
         let machine = self.machine().await?;
         let step = self.options.progress.step("Kubernetes", "a control plane, and a Docker engine beside it");
         let docker = Docker::prepare(&machine, &package, &self.parts)?;
@@ -366,10 +366,8 @@ impl Start {
         let step = self.options.progress.step("agent", "pods");
         let namespace = self.options.place().namespace;
         let wait = ["wait", "--for=condition=Available", "deployments", "--all", "-n", namespace, "--timeout=90s"];
-        if let Err(error) = api.admin.stdout(&wait).await {
-            let pods = api.admin.stdout(&["get", "pods", "-o", "wide", "-n", namespace]).await.unwrap_or_default();
-            return Err(error.context(format!("the agent's pods do not get ready:\n{pods}")));
-        }
+        let available = api.admin.stdout(&wait).await.map(drop);
+        node::explained(&api.admin, "the agent's pods do not get ready", available).await?;
         step.done("are ready");
         Ok(Vec::new())
     }

@@ -12,6 +12,8 @@ use std::{
 pub(super) const PAUSE: &str = "lab.local/pause:1";
 /// A shell and small programs, for pods of tests.
 pub(super) const TOOLS: &str = "lab.local/tools:1";
+/// The same by another name, for pods that are updated.
+pub(super) const NEXT_TOOLS: &str = "lab.local/tools:2";
 pub(super) const COREDNS: &str = "lab.local/coredns:1";
 pub(super) const METRICS_SERVER: &str = "lab.local/metrics-server:1";
 
@@ -39,7 +41,7 @@ fn pack(archive: &Path, parts: &Parts, services: &[(String, PathBuf)], shared: &
     let mut archive = Archive::create(archive)?;
     let base = archive.layer(base(shared)?)?;
     let tools = archive.layer(tools()?)?;
-    for name in [PAUSE, TOOLS] {
+    for name in [PAUSE, TOOLS, NEXT_TOOLS] {
         let (start, layers) = (Start::Command(&["sleep", "infinity"]), vec![base.clone(), tools.clone()]);
         archive.image(Image { name: name.to_owned(), start, layers })?;
     }

@@ -29,7 +29,6 @@ use std::{
 /// Addresses of links, four for each. A machine that has a network of its own there cannot reach it while a node is up.
 const LINKS: Ipv4Addr = Ipv4Addr::new(10, 201, 0, 0);
 const SET_UP: &str = include_str!("setup.sh");
-const GONE_WITHIN: Duration = Duration::from_secs(20);
 const DROPPED_WITHIN: Duration = Duration::from_secs(5);
 /// Hidden by folders of the node's own.
 const COVERED: [&str; 3] = ["/run", "/var/lib", "/var/log"];
@@ -143,9 +142,7 @@ impl Machine {
         self.spawner.run(set_up).await.context("cannot set the node up")?;
         Ok(())
     }
-}
 
-impl Machine {
     /// The host's ids of the processes in its control groups whose path contains `part`: a container's id, or a pod's.
     pub(crate) fn processes(&self, part: &str) -> Result<Vec<u32>> {
         let mut pids = BTreeSet::new();
@@ -183,9 +180,9 @@ impl Drop for Machine {
 
 impl Remains {
     /// Removes what is left once every process of the machine has ended. What is not there is as good.
-    pub(crate) async fn remove(&self) -> Result<()> {
+    pub(crate) async fn remove(&self, limit: Duration) -> Result<()> {
         // The kernel is not done with a process yet when that is gone from /proc.
-        wait::until("what is left of the node to go", GONE_WITHIN, || std::future::ready(self.try_remove())).await
+        wait::until("what is left of the node to go", limit, || std::future::ready(self.try_remove())).await
     }
 
     fn try_remove(&self) -> Result<()> {

@@ -5,7 +5,10 @@ use super::{
     cache::{self, Places},
     version::Version,
 };
-use crate::{debian, progress::Step};
+use crate::{
+    debian,
+    progress::{Progress, Step},
+};
 use anyhow::{Context, Result, bail};
 use std::{
     collections::VecDeque,
@@ -77,15 +80,14 @@ impl Part {
 }
 
 /// Builds the part into the cache. The caller holds its lock.
-pub(super) async fn build(part: &Part, places: &Places, step: &Step) -> Result<PathBuf> {
+pub(super) async fn build(part: &Part, places: &Places, progress: &Progress, step: &Step) -> Result<PathBuf> {
     let module = places.module(part);
     let go = fitting_go(places, &module).await?;
     let workshop = cache::workshop(&places.base(part))?;
     let (cgo, tags) = match part.build {
         Build::Pure => ("0", ""),
         Build::C { tags, packages } => {
-            step.at(&format!("Debian packages {}", packages.join(", ")));
-            debian::install(packages).await.context("it needs C libraries")?;
+            debian::install(packages, progress).await.context("it needs C libraries")?;
             ("1", tags)
         }
     };

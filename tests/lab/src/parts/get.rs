@@ -30,7 +30,7 @@ impl Part {
             step.done("another run has built it");
             return Ok(found);
         }
-        let unbuilt = match build::build(self, places, &step).await {
+        let unbuilt = match build::build(self, places, progress, &step).await {
             Ok(folder) => {
                 step.done("built");
                 return Ok(self.built_in(&folder, "built now"));

@@ -199,7 +199,13 @@ impl Registered<'_> {
         loop {
             tokio::select! {
                 text = incoming.control.recv() => match text {
-                    Some(text) => self.message(&text).await?,
+                    Some(text) => {
+                        let left = self.leaving();
+                        self.message(&text).await?;
+                        if !left && self.leaving() {
+                            checks = interval(DRAIN_CHECK);
+                        }
+                    }
                     None => return Err(self.link.closed().await.into()),
                 },
                 // An agent opens no streams; one that tries is told so by the reset that dropping it is.
@@ -208,12 +214,15 @@ impl Registered<'_> {
                     None => return Err(self.link.closed().await.into()),
                 },
                 _ = checks.tick() => {
+                    let leaving = self.leaving();
                     if let Some(live) = &self.live {
                         // A request that has just ended leaves its stream in the pool.
-                        if stopping || live.going_away.load(Relaxed) { live.streams.clear() } else { live.streams.sweep() }
+                        if stopping || leaving { live.streams.clear() } else { live.streams.sweep() }
                     }
-                    if stopping && self.link.stats().open_streams == 0 {
-                        self.link.close(CloseCode::Away, "the control plane is shutting down");
+                    // Only this end knows that no more requests are on their way to the agent.
+                    if (stopping || leaving) && self.link.stats().open_streams == 0 {
+                        let why = if stopping { "the control plane is shutting down" } else { "the agent goes away" };
+                        self.link.close(CloseCode::Away, why);
                         return Err(self.link.closed().await.into());
                     }
                 }
@@ -230,6 +239,11 @@ impl Registered<'_> {
                 }
             }
         }
+    }
+
+    /// The agent has asked for no more.
+    fn leaving(&self) -> bool {
+        self.live.as_ref().is_some_and(|live| live.going_away.load(Relaxed))
     }
 
     async fn message(&mut self, text: &str) -> Result<(), LinkError> {

@@ -270,10 +270,11 @@ impl Cluster {
         self.seen();
     }
 
-    /// A link for a new request; they take turns.
-    pub fn pick(&self) -> Option<Arc<AgentLink>> {
+    /// A link for a new request, none of those that were tried for it; they take turns.
+    pub fn pick(&self, tried: &[Arc<AgentLink>]) -> Option<Arc<AgentLink>> {
         let links = self.links();
-        let usable = || links.iter().filter(|link| !link.going_away.load(Relaxed));
+        let is_new = |link: &Arc<AgentLink>| !tried.iter().any(|tried| Arc::ptr_eq(tried, link));
+        let usable = || links.iter().filter(|link| !link.going_away.load(Relaxed) && is_new(link));
         let count = usable().count();
         let turn = self.next.fetch_add(1, Relaxed).checked_rem(count)?;
         usable().nth(turn).cloned()

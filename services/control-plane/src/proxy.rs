@@ -16,7 +16,7 @@ use runtime::{SpanKind, Tracer};
 use tokio::io::AsyncWriteExt;
 
 use crate::auth::TokenRecord;
-use crate::clusters::{AgentLink, Clusters};
+use crate::clusters::{AgentLink, Cluster, Clusters};
 use crate::reply::{ResponseBody, Watch};
 use crate::revocable::Revocable;
 use crate::session::Session;
@@ -110,11 +110,10 @@ impl Proxy {
         let target = Target::of(request.uri())
             .ok_or_else(|| Box::new(Status::not_found(format!("there is nothing at {}", request.uri().path()))))?;
         let cluster = self.clusters.reach(token, target.cluster)?;
-        let name = cluster.record().name.clone();
         let rest = target.rest;
         let request = prepare(request, rest, token, trace)?;
-        let link = cluster.pick().ok_or_else(|| Box::new(Status::unavailable(cluster.why_unreachable())))?;
-        send(&link, &name, request, trace).await
+        let link = cluster.pick(&[]).ok_or_else(|| Box::new(Status::unavailable(cluster.why_unreachable())))?;
+        send(&cluster, link, request, trace).await
     }
 }
 
@@ -149,21 +148,23 @@ fn prepare(
     Ok(Request::from_parts(head, body))
 }
 
+/// Over `link`, or over another one as long as nothing was sent.
 async fn send(
-    link: &AgentLink,
-    cluster: &str,
+    cluster: &Cluster,
+    link: Arc<AgentLink>,
     request: Request<RequestBody>,
     trace: Trace,
 ) -> Result<Reply<MuxStream>, Box<Status>> {
     // A traced request gets a stream of its own, because the hops between see only the stream's header.
     let own = trace.recorded.then(|| Pool::new(PoolLimits { max_idle: 0, idle_timeout: Duration::ZERO }));
-    let pool = own.as_ref().unwrap_or(&link.streams);
-    pool.send(request, async || open(link, trace.of_stream()).await).await.map_err(|error| match error {
+    let pool = Arc::clone(own.as_ref().unwrap_or(&link.streams));
+    let name = cluster.record().name.clone();
+    pool.send(request, || connect(cluster, &link, trace, own.as_ref())).await.map_err(|error| match error {
         PoolError::Connect(error) => {
-            Box::new(Status::unavailable(format!("cannot open a stream to cluster {cluster:?}: {error}")))
+            Box::new(Status::unavailable(format!("cannot open a stream to cluster {name:?}: {error}")))
         }
-        PoolError::Closed => Box::new(Status::unavailable(format!("the link to cluster {cluster:?} was lost"))),
-        PoolError::Failed(error) => broken(cluster, &error),
+        PoolError::Closed => Box::new(Status::unavailable(format!("the link to cluster {name:?} was lost"))),
+        PoolError::Failed(error) => broken(&name, &error),
     })
 }
 
@@ -175,6 +176,25 @@ enum StreamError {
     Header(#[from] std::io::Error),
     #[error("no id for the stream: {0}")]
     Id(#[from] protocol::InvalidId),
+}
+
+/// A stream of `link`, or of another that works, and the pool for when it is idle.
+async fn connect(
+    cluster: &Cluster,
+    link: &Arc<AgentLink>,
+    trace: Trace,
+    own: Option<&Arc<Pool<MuxStream>>>,
+) -> Result<(MuxStream, Arc<Pool<MuxStream>>), StreamError> {
+    let (mut link, mut tried) = (Arc::clone(link), Vec::new());
+    loop {
+        match open(&link, trace.of_stream()).await {
+            Ok(stream) => return Ok((stream, Arc::clone(own.unwrap_or(&link.streams)))),
+            Err(error) => {
+                tried.push(link);
+                link = cluster.pick(&tried).ok_or(error)?;
+            }
+        }
+    }
 }
 
 /// A stream that begins with its header; the first request follows at once.

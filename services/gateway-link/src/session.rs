@@ -133,22 +133,26 @@ impl Established<'_> {
         let shutdown = self.links.context.shutdown.clone();
         let mut stopping = false;
         let mut drained = std::pin::pin!(tokio::time::sleep(Duration::MAX));
+        let mut cut = false;
         loop {
             tokio::select! {
                 text = self.incoming.control.recv() => match text {
                     Some(text) => self.control(&text).await?,
+                    None if stopping => return Ok(()),
                     None => return Err(self.link.closed().await.into()),
                 },
                 stream = self.incoming.streams.recv() => match stream {
                     Some(stream) => {
                         self.streams.spawn(self.links.forwarder.clone().forward(stream));
                     }
+                    None if stopping => return Ok(()),
                     None => return Err(self.link.closed().await.into()),
                 },
                 Some(_ended) = self.streams.join_next(), if !self.streams.is_empty() => {}
                 () = &mut drained, if stopping => {
                     tracing::info!(streams = self.streams.len(), "cutting what is left");
                     self.streams.shutdown().await;
+                    cut = true;
                 }
                 () = shutdown.cancelled(), if !stopping => {
                     stopping = true;
@@ -157,7 +161,8 @@ impl Established<'_> {
                     self.say(AgentMessage::GoAway(GoAway { reason: "shutting down".to_owned(), drain_ms: None })).await;
                 }
             }
-            if stopping && self.streams.is_empty() {
+            // A control plane that understands the message closes the link: it may have sent one more request meanwhile.
+            if cut || stopping && self.streams.is_empty() && !self.registered.tuned {
                 self.link.close(CloseCode::Away, "shutting down");
                 self.link.closed().await;
                 return Ok(());

@@ -93,7 +93,7 @@ impl Upstream {
         if self.scheme == Scheme::HTTPS {
             request.headers_mut().insert(header::AUTHORIZATION, self.token.header()?);
         }
-        self.pool.send(request, async || self.connect().await).await.map_err(|error| match error {
+        self.pool.send(request, || self.connect()).await.map_err(|error| match error {
             PoolError::Connect(error) => error,
             PoolError::Closed => UpstreamError::Closed,
             PoolError::Failed(source) => UpstreamError::Exchange(source),
@@ -109,10 +109,10 @@ impl Upstream {
         self.pool.sweep();
     }
 
-    async fn connect(&self) -> Result<Transport, UpstreamError> {
-        timeout(CONNECT_TIMEOUT, self.connect_unbounded())
-            .await
-            .unwrap_or_else(|_| Err(UpstreamError::ConnectTimeout { address: self.authority.to_string() }))
+    async fn connect(&self) -> Result<(Transport, Arc<Pool<Transport>>), UpstreamError> {
+        let connected = timeout(CONNECT_TIMEOUT, self.connect_unbounded()).await;
+        let late = |_| Err(UpstreamError::ConnectTimeout { address: self.authority.to_string() });
+        Ok((connected.unwrap_or_else(late)?, Arc::clone(&self.pool)))
     }
 
     async fn connect_unbounded(&self) -> Result<Transport, UpstreamError> {

@@ -19,13 +19,16 @@ pub struct PoolLimits {
     pub idle_timeout: Duration,
 }
 
+/// New connections that are tried for a request as long as nothing of it was sent.
+const NEW: usize = 2;
+
 /// Why there is no response.
 #[derive(Debug, thiserror::Error)]
 pub enum PoolError<E> {
     /// There is no new connection to be had.
     #[error("cannot connect")]
     Connect(#[source] E),
-    /// A new connection was closed before anything was sent.
+    /// Each new connection was closed before anything was sent.
     #[error("the connection was closed before the request was sent")]
     Closed,
     /// The request may have been received; whether it took effect is unknown.
@@ -50,7 +53,8 @@ impl<T: Duplex + Send + 'static> Pool<T> {
         Arc::new(Self { limits, idle: Mutex::new(VecDeque::new()) })
     }
 
-    /// Sends `request` on a connection that waits, else on a new one from `connect`.
+    /// Sends `request` on a connection that waits, else on a new one from `connect`, which also says in which pool that one
+    /// waits afterwards: there may be another way to the same end.
     ///
     /// A peer may close an idle connection just as the request is sent. A request of which nothing was sent goes out
     /// again in any case; one that asks for nothing to be changed and has no body goes out once more, on a new
@@ -58,12 +62,13 @@ impl<T: Duplex + Send + 'static> Pool<T> {
     ///
     /// # Errors
     /// See [`PoolError`].
-    pub async fn send<B, E>(
+    pub async fn send<B, E, F>(
         self: &Arc<Self>,
         mut request: Request<B>,
-        connect: impl AsyncFnOnce() -> Result<T, E>,
+        connect: impl Fn() -> F,
     ) -> Result<Reply<T>, PoolError<E>>
     where
+        F: Future<Output = Result<(T, Arc<Self>), E>>,
         B: HttpBody<Data = Bytes> + Unpin + Send + 'static,
         B::Error: Into<BoxError>,
     {
@@ -80,12 +85,15 @@ impl<T: Duplex + Send + 'static> Pool<T> {
                 },
             }
         }
-        let io = connect().await.map_err(PoolError::Connect)?;
-        let connection = Box::new(Connection::new(io));
-        connection.send(request, Some(Arc::clone(self))).await.map_err(|error| match error {
-            SendError::Unsent(_) => PoolError::Closed,
-            SendError::Failed { error, .. } => PoolError::Failed(error),
-        })
+        for _ in 0..NEW {
+            let (io, home) = connect().await.map_err(PoolError::Connect)?;
+            match Box::new(Connection::new(io)).send(request, Some(home)).await {
+                Ok(reply) => return Ok(reply),
+                Err(SendError::Unsent(unsent)) => request = *unsent,
+                Err(SendError::Failed { error, .. }) => return Err(PoolError::Failed(error)),
+            }
+        }
+        Err(PoolError::Closed)
     }
 
     /// A live connection, if one waits.

@@ -326,12 +326,31 @@ async fn send_on(pool: &TestPool, request: Request<RequestBody>) -> Result<Strin
     let connect = async || {
         let (client, server) = tokio::io::duplex(1024);
         tokio::spawn(async move { hello_server(server, Arc::default()).await });
-        Ok(Socket::new(client))
+        Ok((Socket::new(client), Arc::clone(pool)))
     };
     match pool.send(request, connect).await {
         Ok(reply) => Ok(text(reply).await),
         Err(error) => Err(error),
     }
+}
+
+/// As when the first of two ways ends just then.
+#[tokio::test]
+async fn a_request_of_which_nothing_was_sent_takes_another_way() {
+    let (first, other) = (pool(), pool());
+    let ways = AtomicUsize::new(0);
+    let connect = async || {
+        let (client, server) = tokio::io::duplex(1024);
+        if ways.fetch_add(1, SeqCst) == 0 {
+            drop(server);
+            return Ok((Socket::new(client), Arc::clone(&first)));
+        }
+        tokio::spawn(async move { hello_server(server, Arc::default()).await });
+        Ok::<_, std::io::Error>((Socket::new(client), Arc::clone(&other)))
+    };
+    let post = Request::post("/once").header(header::HOST, "test").body(Full::from("x")).unwrap();
+    assert_eq!(text(first.send(post, connect).await.unwrap()).await, "hello");
+    assert_eq!((ways.into_inner(), first.idle(), other.idle()), (2, 0, 1), "the connection waits where it belongs");
 }
 
 #[tokio::test]

@@ -248,8 +248,10 @@ async fn the_user_with_the_most_and_longest_groups_fits_a_request() {
         },
     );
     let pool = Pool::new(PoolLimits { max_idle: 0, idle_timeout: Duration::ZERO });
+    let near = std::sync::Mutex::new(Some(Socket::new(near)));
+    let connect = async || Ok::<_, Infallible>((near.lock().unwrap().take().unwrap(), Arc::clone(&pool)));
     let asking = async {
-        match pool.send(request, async || Ok::<_, Infallible>(Socket::new(near))).await.unwrap() {
+        match pool.send(request, connect).await.unwrap() {
             Reply::Response(response) => response.status(),
             Reply::Upgraded(..) => panic!("nobody asked for a session"),
         }

@@ -26,7 +26,7 @@ async fn a_cluster_says_why_it_takes_no_requests() {
     let says = |wanted: &str| {
         let said = cluster.why_unreachable();
         assert!(said.contains(wanted) && said.starts_with("cluster \"prod\" "), "{said}");
-        assert!(!cluster.is_reachable() && cluster.pick().is_none());
+        assert!(!cluster.is_reachable() && cluster.pick(&[]).is_none());
     };
     says("is offline: its agent is not connected; it has not been seen since this control plane started");
 
@@ -41,7 +41,7 @@ async fn a_cluster_says_why_it_takes_no_requests() {
 
     let live = link().await;
     cluster.add(Arc::clone(&live), true).unwrap();
-    assert!(cluster.is_reachable() && cluster.pick().is_some());
+    assert!(cluster.is_reachable() && cluster.pick(&[]).is_some());
     live.going_away.store(true, Relaxed);
     says("its agent is shutting down, and no other is connected; try again soon");
     drop(older);

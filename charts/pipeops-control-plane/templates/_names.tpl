@@ -38,6 +38,9 @@ PIPEOPS_TLS_KEY_FILE: /etc/pipeops/tls/tls.key
 {{- $inside := printf "%s.%s" $service .Release.Namespace }}
 PIPEOPS_TLS_NAMES: {{ concat .Values.tls.names (list $service $inside (printf "%s.svc" $inside) (printf "%s.svc.cluster.local" $inside)) | join "," | quote }}
 {{- end }}
+{{- if .Values.tls.clientCaConfigMap.name }}
+PIPEOPS_TLS_CLIENT_CA_FILE: /etc/pipeops/client-ca/ca.crt
+{{- end }}
 {{- with .Values.telemetry.otlpEndpoint }}
 PIPEOPS_TELEMETRY_OTLP_ENDPOINT: {{ . | quote }}
 PIPEOPS_TELEMETRY_SAMPLE_RATIO: {{ $.Values.telemetry.sampleRatio | quote }}

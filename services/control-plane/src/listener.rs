@@ -20,7 +20,6 @@ use mux::Timed;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
@@ -33,9 +32,10 @@ use crate::auth::TokenRecord;
 use crate::metrics::Metrics;
 use crate::proxy::RequestBody;
 use crate::reply;
-use crate::route::{Router, Upgrade};
+use crate::route::{Certified, Router, Upgrade};
 use crate::session::FAREWELL;
 use crate::stay::{Stay, StayLimits};
+use crate::tls::Acceptor;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest head of a request, in bytes, in either version of HTTP.
@@ -63,7 +63,7 @@ type UpgradedConnection = (Upgraded<Socket<Stream>>, Upgrade);
 /// Takes connections until it is told to stop; tasks are owned by its tracker.
 #[derive(Debug)]
 pub struct Listener {
-    pub tls: Option<TlsAcceptorHandle>,
+    pub tls: Option<Arc<Acceptor>>,
     pub router: Arc<Router>,
     pub agents: Arc<Agents>,
     pub metrics: Arc<Metrics>,
@@ -73,16 +73,6 @@ pub struct Listener {
     /// Ends what is left: requests at once, sessions with their last words, and then the links under them.
     pub cut: CancellationToken,
     pub tasks: TaskTracker,
-}
-
-/// The acceptor, printable.
-#[derive(Clone)]
-pub struct TlsAcceptorHandle(pub TlsAcceptor);
-
-impl std::fmt::Debug for TlsAcceptorHandle {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("TlsAcceptor")
-    }
 }
 
 impl Listener {
@@ -122,13 +112,17 @@ impl Listener {
     /// Serves requests to their end, or until one of them makes it something else.
     async fn connection(&self, tcp: TcpStream) -> io::Result<Option<Box<UpgradedConnection>>> {
         runtime::tcp::tune(&tcp)?;
+        let peer = tcp.peer_addr().ok();
         let stream = match &self.tls {
-            Some(TlsAcceptorHandle(acceptor)) => {
+            Some(acceptor) => {
                 // Boxed, like all that is over soon or seldom: the many plain connections then need not carry its state.
-                let handshake = Box::pin(timeout(HANDSHAKE_TIMEOUT, acceptor.accept(tcp))).await;
+                let handshake = Box::pin(timeout(HANDSHAKE_TIMEOUT, acceptor.now().accept(tcp))).await;
                 let stream = handshake.map_err(|_| io::ErrorKind::TimedOut.into()).and_then(|done| done);
-                let stream = Box::new(stream.inspect_err(|_| {
+                let stream = Box::new(stream.inspect_err(|error| {
                     self.metrics.failed_handshakes.fetch_add(1, Relaxed);
+                    if is_of_a_certificate(error) {
+                        tracing::warn!(%error, client = ?peer, "a client certificate is refused (tls.client_ca_file)");
+                    }
                 })?);
                 if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
                     Box::pin(self.http2(stream)).await;
@@ -144,9 +138,16 @@ impl Listener {
     async fn http1(&self, stream: Stream) -> Option<UpgradedConnection> {
         let slot = UpgradeSlot::new();
         let (stay, stop) = (Stay::begin(self.stay), self.stop.child_token());
+        let certified = match &stream {
+            Either::Left(tls) => tls.get_ref().1.peer_certificates().is_some(),
+            Either::Right(_) => false,
+        };
         let service = {
             let (router, stay, slot) = (Arc::clone(&self.router), Arc::clone(&stay), slot.clone());
-            move |request: Request<exchange::Incoming>| {
+            move |mut request: Request<exchange::Incoming>| {
+                if certified {
+                    request.extensions_mut().insert(Certified);
+                }
                 let (router, stay, slot) = (Arc::clone(&router), Arc::clone(&stay), slot.clone());
                 async move { router.route(request.map(RequestBody::Left), &stay, Some(&slot)).await }
             }
@@ -233,4 +234,10 @@ where
     fn execute(&self, future: F) {
         self.0.spawn(future);
     }
+}
+
+/// Whether a client's certificate is what a handshake failed for.
+fn is_of_a_certificate(error: &io::Error) -> bool {
+    let reason = error.get_ref().and_then(|reason| reason.downcast_ref());
+    matches!(reason, Some(rustls::Error::InvalidCertificate(_)))
 }

@@ -53,6 +53,9 @@ pub struct Tls {
     pub cert_file: Option<PathBuf>,
     /// PEM file of the certificate's key, read again when it changes.
     pub key_file: Option<PathBuf>,
+    /// PEM file of the authorities that sign agents' certificates, read again when it changes. Set: an agent needs a
+    /// certificate besides its token. Users come without.
+    pub client_ca_file: Option<PathBuf>,
     /// Names and addresses in the generated certificate, beside localhost and the host's own name. Others than before: it
     /// is signed anew at the next start, by the same CA.
     pub names: Vec<String>,
@@ -60,7 +63,7 @@ pub struct Tls {
 
 impl Default for Tls {
     fn default() -> Self {
-        Self { enabled: true, cert_file: None, key_file: None, names: Vec::new() }
+        Self { enabled: true, cert_file: None, key_file: None, client_ca_file: None, names: Vec::new() }
     }
 }
 

@@ -25,12 +25,18 @@ pub enum Upgrade {
     Agent(Arc<TokenRecord>),
 }
 
+/// In the extensions of a request whose connection began with a client certificate that is trusted.
+#[derive(Clone, Copy, Debug)]
+pub struct Certified;
+
 #[derive(Debug)]
 pub struct Router {
     pub tokens: Arc<Tokens>,
     pub proxy: Proxy,
     pub rest: axum::Router,
     pub metrics: Arc<Metrics>,
+    /// Agents need a certificate besides their token.
+    pub certified_agents: bool,
 }
 
 impl Router {
@@ -81,6 +87,15 @@ impl Router {
         let token = self.tokens.authenticate(request.headers()).await?;
         if !matches!(token.grant, Grant::Agent { .. }) {
             return Err(Box::new(Status::forbidden("this is a user's token; an agent needs one made with --agent")));
+        }
+        if self.certified_agents && request.extensions().get::<Certified>().is_none() {
+            tracing::warn!(
+                token = token.id,
+                "an agent is refused: it shows no client certificate (tls.client_ca_file)"
+            );
+            return Err(Box::new(Status::forbidden(
+                "this agent shows no client certificate, and this control plane asks for one: set pipeops.tls.cert_file and key_file",
+            )));
         }
         let headers = request.headers();
         let is = |name, expected: &[u8]| {

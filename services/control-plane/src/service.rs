@@ -5,14 +5,13 @@ use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::agent::Agents;
 use crate::auth::Tokens;
 use crate::clusters::Clusters;
-use crate::listener::{Listener, TlsAcceptorHandle};
+use crate::listener::Listener;
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::proxy::Proxy;
@@ -31,7 +30,7 @@ pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<
     tokens.refresh().await?;
     let clusters = Arc::new(Clusters::open(Folder::open(options.data_dir.join("clusters"))?)?);
     let metrics = Metrics::register(&context.meter);
-    let (tls, certificate) = tls::open(&options.tls, &options.data_dir)?.map(|tls| (tls.config, tls.files)).unzip();
+    let (tls, certificate) = tls::open(&options.tls, &options.data_dir)?.map(|tls| (tls.acceptor, tls.files)).unzip();
     let agents = Arc::new(Agents {
         clusters: Arc::clone(&clusters),
         metrics: Arc::clone(&metrics),
@@ -45,6 +44,7 @@ pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<
         tokens: Arc::clone(&tokens),
         proxy: Proxy { clusters, tracer: context.tracer.clone() },
         metrics: Arc::clone(&metrics),
+        certified_agents: options.tls.client_ca_file.is_some(),
     });
     let listening = context.health.condition("listener");
     let socket =
@@ -52,7 +52,7 @@ pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<
     tracing::info!(address = %socket.local_addr().context("no local address")?, tls = tls.is_some(), "control plane listens");
     listening.ready();
     let listener = Arc::new(Listener {
-        tls: tls.map(|config| TlsAcceptorHandle(TlsAcceptor::from(config))),
+        tls,
         router,
         agents: Arc::clone(&agents),
         metrics,

@@ -1,5 +1,5 @@
-//! The certificate that users and agents see: given, or generated and kept. Its files are read again when they change, as
-//! those of a mounted Secret do.
+//! The certificate that users and agents see: given, or generated and kept; and the authorities of agents' certificates. The
+//! files are read again when they change, as those of a mounted Secret do.
 
 mod generated;
 #[cfg(test)]
@@ -12,13 +12,14 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use rustls::crypto::CryptoProvider;
-use rustls::server::{ClientHello, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::pem::{self, PemObject as _};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
+use tokio_rustls::TlsAcceptor;
 
 use crate::options;
 
@@ -30,13 +31,14 @@ const LOOK: Duration = Duration::from_secs(2);
 /// What a listener needs, and what keeps it up to date.
 #[derive(Debug)]
 pub struct ServerTls {
-    pub config: Arc<rustls::ServerConfig>,
+    pub acceptor: Arc<Acceptor>,
     pub files: Files,
 }
 
 /// None when TLS is off. Blocks.
 pub fn open(options: &options::Tls, data_dir: &Path) -> anyhow::Result<Option<ServerTls>> {
     if !options.enabled {
+        anyhow::ensure!(options.client_ca_file.is_none(), "tls.client_ca_file needs TLS, and tls.enabled is false");
         tracing::warn!("TLS is off: tokens travel in the clear unless a load balancer in front ends TLS");
         return Ok(None);
     }
@@ -45,18 +47,19 @@ pub fn open(options: &options::Tls, data_dir: &Path) -> anyhow::Result<Option<Se
         (None, None) => generated::ensure(&data_dir.join("tls"), &options.names)?,
         _ => anyhow::bail!("tls.cert_file and tls.key_file go together: only one is set"),
     };
-    let files = Files::open(cert, key, runtime::tls::provider()).context("cannot use the certificate")?;
-    let config = runtime::tls::server_config(Arc::clone(&files.shown) as _, &ALPN)?;
-    Ok(Some(ServerTls { config: Arc::new(config), files }))
+    let paths = Paths { cert, key, client_ca: options.client_ca_file.clone() };
+    let files = Files::open(paths, runtime::tls::provider()).context("cannot use the certificate")?;
+    Ok(Some(ServerTls { acceptor: Arc::clone(&files.acceptor), files }))
 }
 
-/// The certificate that new connections are shown.
+/// How new connections are accepted.
 #[derive(Debug)]
-struct Shown(RwLock<Arc<CertifiedKey>>);
+pub struct Acceptor(RwLock<Arc<ServerConfig>>);
 
-impl ResolvesServerCert for Shown {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner)))
+impl Acceptor {
+    /// For one connection.
+    pub fn now(&self) -> TlsAcceptor {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner)).into()
     }
 }
 
@@ -70,16 +73,26 @@ enum FileError {
     Key { path: PathBuf, source: pem::Error },
     #[error("the certificate in {cert:?} and the key in {key:?} cannot be used together")]
     Pair { cert: PathBuf, key: PathBuf, source: rustls::Error },
+    #[error("a certificate in {path:?} cannot be trusted as a CA")]
+    ClientCa { path: PathBuf, source: rustls::Error },
+    #[error("cannot use TLS")]
+    Tls(#[from] runtime::tls::TlsError),
 }
 
-/// Certificate and key on disk.
 #[derive(Debug)]
-pub struct Files {
+struct Paths {
     cert: PathBuf,
     key: PathBuf,
+    client_ca: Option<PathBuf>,
+}
+
+/// The files on disk.
+#[derive(Debug)]
+pub struct Files {
+    paths: Paths,
     provider: Arc<CryptoProvider>,
-    shown: Arc<Shown>,
-    /// Of the content that is shown.
+    acceptor: Arc<Acceptor>,
+    /// Of the content in use.
     digest: [u8; 32],
     trouble: Option<Trouble>,
 }
@@ -92,13 +105,13 @@ struct Trouble {
 }
 
 impl Files {
-    fn open(cert: PathBuf, key: PathBuf, provider: Arc<CryptoProvider>) -> Result<Self, FileError> {
-        let content = Content::read(&cert, &key)?;
-        let shown = Arc::new(Shown(RwLock::new(Arc::new(content.certified(&cert, &key, &provider)?))));
-        Ok(Self { cert, key, provider, shown, digest: content.digest(), trouble: None })
+    fn open(paths: Paths, provider: Arc<CryptoProvider>) -> Result<Self, FileError> {
+        let content = Content::read(&paths)?;
+        let acceptor = Arc::new(Acceptor(RwLock::new(Arc::new(content.config(&paths, &provider)?))));
+        Ok(Self { paths, provider, acceptor, digest: content.digest(), trouble: None })
     }
 
-    /// Keeps what is shown as the files are, for ever.
+    /// Keeps what is in use as the files are, for ever.
     pub async fn watch(mut self) {
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -119,31 +132,31 @@ impl Files {
     }
 
     /// Takes over what has changed. What cannot be used changes nothing, and is complained of when it is so twice in a
-    /// row: the two files need not change in the same moment.
+    /// row: the files need not change in the same moment.
     fn look(&mut self) {
         match self.changed() {
             Ok(None) => {
                 if self.trouble.take().is_some_and(|trouble| trouble.told) {
-                    tracing::info!(certificate = %self.cert.display(), "the files are again those of the certificate in use");
+                    tracing::info!(certificate = %self.paths.cert.display(), "the files are again those of the certificate in use");
                 }
             }
-            Ok(Some((digest, certified))) => {
-                *self.shown.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(certified);
+            Ok(Some((digest, config))) => {
+                *self.acceptor.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
                 self.digest = digest;
                 self.trouble = None;
-                tracing::info!(certificate = %self.cert.display(), "certificate replaced: new connections get the new one");
+                tracing::info!(certificate = %self.paths.cert.display(), "certificate replaced: new connections are as the new files say");
             }
             Err(error) => self.complain(anyhow::Error::new(error)),
         }
     }
 
-    fn changed(&self) -> Result<Option<([u8; 32], CertifiedKey)>, FileError> {
-        let content = Content::read(&self.cert, &self.key)?;
+    fn changed(&self) -> Result<Option<([u8; 32], ServerConfig)>, FileError> {
+        let content = Content::read(&self.paths)?;
         let digest = content.digest();
         if digest == self.digest {
             return Ok(None);
         }
-        Ok(Some((digest, content.certified(&self.cert, &self.key, &self.provider)?)))
+        Ok(Some((digest, content.config(&self.paths, &self.provider)?)))
     }
 
     fn complain(&mut self, error: anyhow::Error) {
@@ -154,7 +167,7 @@ impl Files {
                     trouble.told = true;
                     tracing::error!(
                         error = reason,
-                        "THE NEW CERTIFICATE CANNOT BE USED: connections go on getting the old one until it expires; mend the files"
+                        "THE NEW CERTIFICATE CANNOT BE USED: connections go on as with the old files, until those expire; mend the new ones"
                     );
                 }
             }
@@ -163,38 +176,57 @@ impl Files {
     }
 }
 
-/// The bytes of both files.
+/// The bytes of the files.
 struct Content {
     cert: Vec<u8>,
     key: Vec<u8>,
+    client_ca: Option<Vec<u8>>,
 }
 
 impl Content {
-    fn read(cert: &Path, key: &Path) -> Result<Self, FileError> {
+    fn read(paths: &Paths) -> Result<Self, FileError> {
         let bytes =
-            |path: &Path| std::fs::read(path).map_err(|source| FileError::Read { path: path.to_owned(), source });
-        Ok(Self { cert: bytes(cert)?, key: bytes(key)? })
+            |path: &PathBuf| std::fs::read(path).map_err(|source| FileError::Read { path: path.clone(), source });
+        let client_ca = paths.client_ca.as_ref().map(bytes).transpose()?;
+        Ok(Self { cert: bytes(&paths.cert)?, key: bytes(&paths.key)?, client_ca })
     }
 
     fn digest(&self) -> [u8; 32] {
         let mut hash = Sha256::new();
-        hash.update(self.cert.len().to_le_bytes());
-        hash.update(&self.cert);
-        hash.update(&self.key);
+        for part in [Some(&self.cert), Some(&self.key), self.client_ca.as_ref()].into_iter().flatten() {
+            hash.update(part.len().to_le_bytes());
+            hash.update(part);
+        }
         hash.finalize().into()
     }
 
-    fn certified(&self, cert: &Path, key: &Path, provider: &CryptoProvider) -> Result<CertifiedKey, FileError> {
-        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&self.cert).collect();
-        let chain = chain
-            .and_then(|chain| if chain.is_empty() { Err(pem::Error::NoItemsFound) } else { Ok(chain) })
-            .map_err(|source| FileError::Certificate { path: cert.to_owned(), source })?;
+    fn config(&self, paths: &Paths, provider: &CryptoProvider) -> Result<ServerConfig, FileError> {
+        let chain = certificates(&paths.cert, &self.cert)?;
         let der = PrivateKeyDer::from_pem_slice(&self.key)
-            .map_err(|source| FileError::Key { path: key.to_owned(), source })?;
-        CertifiedKey::from_der(chain, der, provider).map_err(|source| FileError::Pair {
-            cert: cert.to_owned(),
-            key: key.to_owned(),
+            .map_err(|source| FileError::Key { path: paths.key.clone(), source })?;
+        let certified = CertifiedKey::from_der(chain, der, provider).map_err(|source| FileError::Pair {
+            cert: paths.cert.clone(),
+            key: paths.key.clone(),
             source,
-        })
+        })?;
+        let clients = match (&paths.client_ca, &self.client_ca) {
+            (Some(path), Some(pem)) => {
+                let mut roots = RootCertStore::empty();
+                for certificate in certificates(path, pem)? {
+                    roots.add(certificate).map_err(|source| FileError::ClientCa { path: path.clone(), source })?;
+                }
+                Some(roots)
+            }
+            _ => None,
+        };
+        Ok(runtime::tls::server_config(Arc::new(SingleCertAndKey::from(certified)), clients, &ALPN)?)
     }
+}
+
+/// At least one.
+fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, FileError> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    chain
+        .and_then(|chain| if chain.is_empty() { Err(pem::Error::NoItemsFound) } else { Ok(chain) })
+        .map_err(|source| FileError::Certificate { path: path.to_owned(), source })
 }

@@ -1,3 +1,9 @@
+//! The way to the control plane: directly or by a proxy, TLS, then the WebSocket.
+
+mod proxy;
+mod target;
+mod trust;
+
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -5,19 +11,27 @@ use std::time::Duration;
 use http::{HeaderValue, Request, StatusCode, Uri, header};
 use mux::Timed;
 use protocol::{Secret, endpoint};
+use runtime::tls::{NotPinned, Pin};
 use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{self, protocol::WebSocketConfig};
 use tokio_util::either::Either;
+use tracing::field::display;
 
 use crate::options::PipeOps;
+use proxy::Proxy;
+use target::Target;
+use trust::{Peer, Trust};
 
-pub type Socket = WebSocketStream<Timed<Either<TlsStream<TcpStream>, TcpStream>>>;
+pub type Socket = WebSocketStream<Timed<Either<TlsStream<Carrier>, Carrier>>>;
+
+/// A connection to the control plane, or by TLS to a proxy. Boxed: that is rare, and the state of TLS is large.
+type Carrier = Either<Box<TlsStream<TcpStream>>, TcpStream>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
@@ -31,14 +45,30 @@ pub enum DialError {
     TokenCharacters,
     #[error("TLS settings")]
     Tls(#[from] runtime::tls::TlsError),
+    #[error("pipeops.tls.cert_file and pipeops.tls.key_file go together: only one is set")]
+    HalfCertificate,
+    #[error(
+        "pipeops.{setting} is {shown:?}: expected http://[USER:PASSWORD@]HOST[:PORT] or https://..., with what is no letter \
+         or digit in user and password as %XX"
+    )]
+    Proxy { setting: &'static str, shown: String },
     #[error("cannot connect to {address}")]
     Connect { address: String, source: io::Error },
     #[error("TLS handshake with {address} failed")]
     Handshake { address: String, source: io::Error },
-    #[error("no connection to {address} within {after:?}")]
-    Timeout { address: String, after: Duration },
-    /// The control plane does not accept the token: nothing will change until somebody acts.
-    #[error("the control plane at {address} refuses this agent's token ({status}): {reason}")]
+    #[error(
+        "{address} shows none of the keys in pipeops.tls.pins: {reason}. If its key was changed on purpose, add this pin; \
+         otherwise somebody is on the way"
+    )]
+    NotPinned { address: String, reason: NotPinned },
+    #[error("the proxy {proxy} answered {status} {reason} to CONNECT {address}{advice}")]
+    ProxyRefused { proxy: String, address: String, status: u16, reason: String, advice: &'static str },
+    #[error("the proxy {proxy} does not answer CONNECT as a proxy does")]
+    ProxyBroken { proxy: String, source: io::Error },
+    #[error("no connection to {address} within {after:?}: still waiting for {step}")]
+    Timeout { address: String, after: Duration, step: String },
+    /// The control plane does not accept this agent: nothing will change until somebody acts.
+    #[error("the control plane at {address} refuses this agent ({status}): {reason}")]
     Refused { address: String, status: StatusCode, reason: String },
     #[error("the control plane at {address} answered {status} instead of opening a WebSocket: {reason}")]
     Answer { address: String, status: StatusCode, reason: String },
@@ -46,42 +76,124 @@ pub enum DialError {
     WebSocket { address: String, source: Box<tungstenite::Error> },
 }
 
-/// Opens the WebSocket to the control plane. Token and CA files are read anew each time.
-pub async fn dial(options: &PipeOps, config: WebSocketConfig) -> Result<Socket, DialError> {
-    let target = Target::parse(&options.api_url)?;
-    let token = token(options)?;
-    let after = options.timeout.get();
-    timeout(after, open(options, &target, &token, config))
-        .await
-        .unwrap_or_else(|_| Err(DialError::Timeout { address: target.address(), after }))
+/// Opens WebSockets to one control plane.
+#[derive(Debug)]
+pub struct Dialer {
+    options: PipeOps,
+    target: Target,
+    proxy: Option<Proxy>,
+    /// None for a control plane without TLS.
+    trust: Option<Trust>,
+    /// Of a proxy that speaks TLS.
+    proxy_trust: Option<Trust>,
 }
 
-struct Target {
-    host: String,
-    port: u16,
-    tls: bool,
+/// One attempt's time.
+struct Limit {
+    address: String,
+    after: Duration,
+    end: Instant,
 }
 
-impl Target {
-    fn parse(url: &str) -> Result<Self, DialError> {
-        let malformed = || DialError::Address { url: url.to_owned() };
-        let uri: Uri = url.parse().map_err(|_| malformed())?;
-        let tls = match uri.scheme_str() {
-            Some("https" | "wss") => true,
-            Some("http" | "ws") => false,
-            _ => return Err(malformed()),
+impl Limit {
+    async fn keep<T>(&self, step: String, taken: impl Future<Output = Result<T, DialError>>) -> Result<T, DialError> {
+        let late = || DialError::Timeout { address: self.address.clone(), after: self.after, step };
+        timeout_at(self.end, taken).await.unwrap_or_else(|_| Err(late()))
+    }
+}
+
+impl Dialer {
+    /// Fails for settings, and for files of certificates and keys, that cannot be used.
+    pub fn new(options: &PipeOps) -> Result<Self, DialError> {
+        let url = &options.api_url;
+        let target = url.parse::<Uri>().ok().as_ref().and_then(Target::of);
+        let target = target.ok_or_else(|| DialError::Address { url: url.clone() })?;
+        let proxy = Proxy::towards(&target, options)?;
+        let trust = |peer, needed: bool| needed.then(|| Trust::open(peer, &options.tls)).transpose();
+        Ok(Self {
+            trust: trust(Peer::ControlPlane, target.tls)?,
+            proxy_trust: trust(Peer::Proxy, proxy.as_ref().is_some_and(|proxy| proxy.at.tls))?,
+            options: options.clone(),
+            target,
+            proxy,
+        })
+    }
+
+    /// Opens one. The files of the token, of certificates and of the key are read anew.
+    pub async fn dial(&self, config: WebSocketConfig) -> Result<Socket, DialError> {
+        let token = token(&self.options)?;
+        let after = self.options.timeout.get();
+        let address = match &self.proxy {
+            Some(proxy) => format!("{} by way of the proxy {proxy}", self.target.address()),
+            None => self.target.address(),
         };
-        let host = uri.host().ok_or_else(malformed)?.to_owned();
-        Ok(Self { host, port: uri.port_u16().unwrap_or(if tls { 443 } else { 80 }), tls })
+        let limit = Limit { address: address.clone(), after, end: Instant::now() + after };
+        let carrier = match &self.proxy {
+            Some(proxy) => self.carrier_by_way_of(proxy, &limit).await?,
+            None => Either::Right(limit.keep("TCP".to_owned(), connect(&self.target, &address)).await?),
+        };
+        let stream = if let Some(trust) = &self.trust {
+            let handshake = handshake(trust, &self.target, &address, carrier);
+            let stream = limit.keep("the TLS handshake".to_owned(), handshake).await?;
+            let (_, session) = stream.get_ref();
+            let key = session.peer_certificates().and_then(|chain| Pin::of(chain.first()?).ok());
+            let (tls, server_key) = (session.protocol_version().and_then(|version| version.as_str()), key.map(display));
+            tracing::info!(address, tls, server_key, "connected to the control plane");
+            Either::Left(stream)
+        } else {
+            tracing::warn!(address, "the link is not encrypted: pipeops.api_url begins with http://");
+            Either::Right(carrier)
+        };
+        limit.keep("the WebSocket handshake".to_owned(), self.upgrade(stream, &token, address, config)).await
     }
 
-    fn address(&self) -> String {
-        format!("{}:{}", self.host, self.port)
+    async fn carrier_by_way_of(&self, proxy: &Proxy, limit: &Limit) -> Result<Carrier, DialError> {
+        let name = format!("the proxy {proxy}");
+        let tcp = limit.keep(name.clone(), connect(&proxy.at, &name)).await?;
+        let mut carrier = match &self.proxy_trust {
+            Some(trust) => {
+                let handshake = handshake(trust, &proxy.at, &name, tcp);
+                Either::Left(Box::new(limit.keep(format!("the TLS handshake with {name}"), handshake).await?))
+            }
+            None => Either::Right(tcp),
+        };
+        limit.keep(format!("{name} to answer CONNECT"), proxy.connect(&mut carrier, &self.target)).await?;
+        Ok(carrier)
     }
 
-    fn bare_host(&self) -> &str {
-        self.host.trim_start_matches('[').trim_end_matches(']')
+    async fn upgrade(
+        &self,
+        stream: Either<TlsStream<Carrier>, Carrier>,
+        token: &HeaderValue,
+        address: String,
+        config: WebSocketConfig,
+    ) -> Result<Socket, DialError> {
+        let request = upgrade_request(&self.target, token)?;
+        match tokio_tungstenite::client_async_with_config(request, Timed::new(stream), Some(config)).await {
+            Ok((socket, _)) => Ok(socket),
+            Err(tungstenite::Error::Http(response)) => Err(refusal(address, &response)),
+            Err(source) => Err(DialError::WebSocket { address, source: Box::new(source) }),
+        }
     }
+}
+
+/// `address` is what errors call the target.
+async fn connect(target: &Target, address: &str) -> Result<TcpStream, DialError> {
+    let tcp = TcpStream::connect((target.bare_host(), target.port)).await;
+    tcp.and_then(|tcp| runtime::tcp::tune(&tcp).map(|()| tcp))
+        .map_err(|source| DialError::Connect { address: address.to_owned(), source })
+}
+
+async fn handshake<S>(trust: &Trust, target: &Target, address: &str, stream: S) -> Result<TlsStream<S>, DialError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let failed = |source: io::Error| match NotPinned::reason_of(&source) {
+        Some(reason) => DialError::NotPinned { address: address.to_owned(), reason: reason.clone() },
+        None => DialError::Handshake { address: address.to_owned(), source },
+    };
+    let name = ServerName::try_from(target.bare_host().to_owned()).map_err(|e| failed(io::Error::other(e)))?;
+    trust.connector().connect(name, stream).await.map_err(failed)
 }
 
 fn token(options: &PipeOps) -> Result<HeaderValue, DialError> {
@@ -99,39 +211,6 @@ fn token(options: &PipeOps) -> Result<HeaderValue, DialError> {
         HeaderValue::try_from(format!("Bearer {}", token.expose())).map_err(|_| DialError::TokenCharacters)?;
     value.set_sensitive(true);
     Ok(value)
-}
-
-async fn open(
-    options: &PipeOps,
-    target: &Target,
-    token: &HeaderValue,
-    config: WebSocketConfig,
-) -> Result<Socket, DialError> {
-    let address = target.address();
-    let tcp = TcpStream::connect((target.bare_host(), target.port))
-        .await
-        .and_then(|tcp| runtime::tcp::tune(&tcp).map(|()| tcp))
-        .map_err(|source| DialError::Connect { address: address.clone(), source })?;
-    let stream = if target.tls {
-        let trust = runtime::tls::ClientTrust {
-            ca_file: options.tls.ca_file.as_deref(),
-            insecure_skip_verify: options.tls.insecure_skip_verify,
-            ..runtime::tls::ClientTrust::default()
-        };
-        let failed = |source| DialError::Handshake { address: address.clone(), source };
-        let name = ServerName::try_from(target.bare_host().to_owned()).map_err(|e| failed(io::Error::other(e)))?;
-        let connector = TlsConnector::from(runtime::tls::client_config(trust, &[b"http/1.1"])?);
-        Either::Left(connector.connect(name, tcp).await.map_err(failed)?)
-    } else {
-        tracing::warn!(%address, "the link is not encrypted: pipeops.api_url begins with http://");
-        Either::Right(tcp)
-    };
-    let request = upgrade_request(target, token)?;
-    match tokio_tungstenite::client_async_with_config(request, Timed::new(stream), Some(config)).await {
-        Ok((socket, _)) => Ok(socket),
-        Err(tungstenite::Error::Http(response)) => Err(refusal(address, &response)),
-        Err(source) => Err(DialError::WebSocket { address, source: Box::new(source) }),
-    }
 }
 
 fn upgrade_request(target: &Target, token: &HeaderValue) -> Result<Request<()>, DialError> {

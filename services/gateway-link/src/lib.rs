@@ -20,6 +20,7 @@ mod register;
 mod service;
 mod session;
 
+pub use dial::{DialError, Dialer, Socket};
 pub use forward::Forwarder;
 pub use metrics::Metrics;
 pub use options::{Agent, Link, Options, PipeOps, Reconnect, Tls};

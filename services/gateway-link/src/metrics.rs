@@ -26,6 +26,7 @@ pub enum StreamError {
 #[derive(Debug, Default)]
 pub struct Metrics {
     state: AtomicI64,
+    unverified: AtomicI64,
     reconnections: AtomicU64,
     heartbeats: AtomicU64,
     heartbeat_failures: AtomicU64,
@@ -42,6 +43,11 @@ impl Metrics {
             .gauge("pipeops_agent_connection_state", "0 disconnected, 1 connecting, 2 connected, 3 reconnecting", |m| {
                 &m.state
             })
+            .gauge(
+                "pipeops_agent_tls_unverified",
+                "1 while certificates of the control plane are not verified (insecure_skip_verify)",
+                |m| &m.unverified,
+            )
             .gauge("pipeops_agent_yamux_active_streams", "Streams open on the link", |m| &m.active_streams)
             .counter("pipeops_agent_websocket_reconnections", "Links established after one was lost", |m| {
                 &m.reconnections
@@ -63,6 +69,10 @@ impl Metrics {
 
     pub fn state(&self, state: ConnectionState) {
         self.state.store(state as i64, Relaxed);
+    }
+
+    pub fn unverified(&self, unverified: bool) {
+        self.unverified.store(unverified.into(), Relaxed);
     }
 
     pub fn reconnected(&self) {

@@ -3,6 +3,7 @@ use std::path::PathBuf;
 
 use protocol::Secret;
 use runtime::Duration;
+use runtime::tls::Pin;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -28,7 +29,19 @@ impl runtime::Options for Options {
         ("PIPEOPS_TOKEN", "pipeops.token"),
         ("PIPEOPS_TOKEN_FILE", "pipeops.token_file"),
         ("PIPEOPS_TLS_CA_FILE", "pipeops.tls.ca_file"),
+        ("PIPEOPS_TLS_CERT_FILE", "pipeops.tls.cert_file"),
+        ("PIPEOPS_TLS_KEY_FILE", "pipeops.tls.key_file"),
+        ("PIPEOPS_TLS_PINS", "pipeops.tls.pins"),
         ("PIPEOPS_TLS_INSECURE_SKIP_VERIFY", "pipeops.tls.insecure_skip_verify"),
+        ("https_proxy", "pipeops.https_proxy"),
+        ("HTTPS_PROXY", "pipeops.https_proxy"),
+        ("PIPEOPS_HTTPS_PROXY", "pipeops.https_proxy"),
+        ("http_proxy", "pipeops.http_proxy"),
+        ("HTTP_PROXY", "pipeops.http_proxy"),
+        ("PIPEOPS_HTTP_PROXY", "pipeops.http_proxy"),
+        ("no_proxy", "pipeops.no_proxy"),
+        ("NO_PROXY", "pipeops.no_proxy"),
+        ("PIPEOPS_NO_PROXY", "pipeops.no_proxy"),
         ("PIPEOPS_CLUSTER_NAME", "agent.cluster_name"),
     ];
 
@@ -48,6 +61,16 @@ pub struct PipeOps {
     /// File that holds the agent's bearer token; read at each connection, so that it can be replaced.
     pub token_file: Option<PathBuf>,
     pub tls: Tls,
+    /// Proxy that connects to an `https://` control plane by CONNECT: "http://USER:PASSWORD@HOST:PORT", or `https://` for
+    /// one that speaks TLS itself. It is given the control plane's name and sees only TLS.
+    #[schemars(with = "Option<runtime::SecretSchema>")]
+    pub https_proxy: Option<Secret>,
+    /// The same for an `http://` control plane.
+    #[schemars(with = "Option<runtime::SecretSchema>")]
+    pub http_proxy: Option<Secret>,
+    /// Whom to connect to without the proxy, separated by commas: names, which stand for their subdomains too, addresses,
+    /// networks such as "10.0.0.0/8", any of them with ":PORT"; "*" is everybody.
+    pub no_proxy: String,
     pub reconnect: Reconnect,
     /// How long dialling and registering may take, each.
     pub timeout: Duration,
@@ -66,6 +89,9 @@ impl Default for PipeOps {
             token: None,
             token_file: None,
             tls: Tls::default(),
+            https_proxy: None,
+            http_proxy: None,
+            no_proxy: String::new(),
             reconnect: Reconnect::default(),
             timeout: Duration::from_secs(30),
             heartbeat_interval: Duration::from_secs(30),
@@ -78,9 +104,19 @@ impl Default for PipeOps {
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Tls {
-    /// PEM file of a further authority to trust, beside those of the system.
+    /// PEM file of further authorities to trust, beside those of the system. This and the other files are read for each
+    /// new connection; while one cannot be used, that is reported and what was read last is kept.
     pub ca_file: Option<PathBuf>,
-    /// Accept any certificate. Whoever is on the way can then read and change everything.
+    /// PEM file of a certificate to show to a control plane that asks for one, with its chain.
+    pub cert_file: Option<PathBuf>,
+    /// PEM file of that certificate's key.
+    pub key_file: Option<PathBuf>,
+    /// Keys of which one has to be in the verified chain, besides all else that is verified: that of the control plane's own
+    /// certificate, of an authority between, or of the trusted one. Each is "sha256/" and the base64 of the SHA-256 of the
+    /// SubjectPublicKeyInfo; several allow for a rotation. Empty: any.
+    pub pins: Vec<Pin>,
+    /// Accept any certificate. Whoever is on the way can then read and change everything. Of `pins`, only the control plane's
+    /// own key counts then.
     pub insecure_skip_verify: bool,
 }
 

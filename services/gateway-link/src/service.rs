@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::backoff::Backoff;
+use crate::dial::Dialer;
 use crate::forward::Forwarder;
 use crate::metrics::{ConnectionState, Metrics};
 use crate::options::Options;
@@ -17,17 +18,20 @@ use crate::session::{Links, STABLE, SessionError};
 /// A refused token is not tried again as often as a lost connection.
 const REFUSED_RETRY: Duration = Duration::from_secs(60);
 
-/// Keeps a link to the control plane up until shutdown. Fails when the very first attempt is refused: a wrong token is
-/// a mistake to be seen at once, not to be retried.
+/// Keeps a link to the control plane up until shutdown. Fails when the settings cannot be used or the very first attempt is
+/// refused: a wrong token is a mistake to be seen at once, not to be retried.
 pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<()> {
+    let dialer = Dialer::new(&options.pipeops).context("cannot connect to the control plane with these settings")?;
     let bus = Bus::connect(&options.bus, bus::Service::GatewayLink).await.context("cannot use the bus")?;
     bus.register_metrics(&context.meter);
     let metrics = Metrics::register(&context.meter);
+    metrics.unverified(options.pipeops.tls.insecure_skip_verify);
     let condition = context.health.condition("link");
     let links = Links {
         forwarder: Forwarder { bus: bus.clone(), tracer: context.tracer.clone(), metrics: metrics.clone() },
         condition: condition.clone(),
         metrics: LinkMetrics::register(&context.meter, "pipeops_agent"),
+        dialer,
         context,
         options,
     };

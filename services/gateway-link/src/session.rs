@@ -10,7 +10,7 @@ use runtime::Condition;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::dial::{DialError, dial};
+use crate::dial::{DialError, Dialer};
 use crate::forward::Forwarder;
 use crate::heartbeat::heartbeats;
 use crate::options::Options;
@@ -20,6 +20,7 @@ use crate::register::{CAPABILITIES, RegisterError, Registered, register};
 #[derive(Debug)]
 pub struct Links {
     pub options: Options,
+    pub dialer: Dialer,
     pub context: runtime::Context,
     pub forwarder: Forwarder,
     pub condition: Condition,
@@ -77,7 +78,7 @@ impl Links {
             unread: Arc::new(mux::Unread::limited(self.options.link.unread_total)),
             ..mux::Config::default()
         };
-        let socket = dial(pipeops, config.websocket()).await?;
+        let socket = self.dialer.dial(config.websocket()).await?;
         let (link, mut incoming, driver) = mux::start(socket, Role::Agent, config);
         self.metrics.watch(&link);
         let mut tasks = JoinSet::new();

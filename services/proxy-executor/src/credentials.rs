@@ -84,7 +84,7 @@ impl CaFile {
         {
             return Ok(Arc::clone(config));
         }
-        let trust = ClientTrust { ca_file: Some(&self.path), system_roots: false, insecure_skip_verify: false };
+        let trust = ClientTrust { ca_file: Some(&self.path), system_roots: false, ..ClientTrust::default() };
         let config = client_config(trust, &[])?;
         *current = Some((modified, Arc::clone(&config)));
         Ok(config)

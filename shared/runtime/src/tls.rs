@@ -1,20 +1,23 @@
 //! TLS by rustls with aws-lc-rs, set up the same way at every end.
 
+mod pin;
+mod verify;
+
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
-    client::{
-        Resumption,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    },
-    crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
-    server::ResolvesServerCert,
+    ClientConfig, RootCertStore, ServerConfig,
+    client::Resumption,
+    crypto::{CryptoProvider, aws_lc_rs},
+    server::{ResolvesServerCert, VerifierBuilderError, WebPkiClientVerifier},
 };
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime, pem, pem::PemObject as _};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject as _};
+
+pub use pin::{NotPinned, ParsePinError, Pin};
+use verify::Verifier;
 
 /// How many servers a client remembers the session of. Ours talk to one or two.
 const REMEMBERED_SERVERS: usize = 8;
@@ -28,6 +31,10 @@ pub enum TlsError {
     NoCertificate { path: PathBuf },
     #[error("a certificate in {path:?} cannot be trusted as a CA")]
     Ca { path: PathBuf, source: rustls::Error },
+    #[error("the certificate in {cert:?} and the key in {key:?} cannot be used together")]
+    Pair { cert: PathBuf, key: PathBuf, source: rustls::Error },
+    #[error("certificates of clients cannot be verified")]
+    Clients(#[from] VerifierBuilderError),
     #[error("this TLS configuration cannot be used")]
     Config(#[source] rustls::Error),
 }
@@ -41,11 +48,17 @@ pub struct ClientTrust<'a> {
     pub system_roots: bool,
     /// Accepts any certificate: the connection is encrypted, with nobody knows whom.
     pub insecure_skip_verify: bool,
+    /// When there are any, one of these keys has to be in the verified chain: that of the server's certificate, of a CA
+    /// between, or of the trusted CA that it leads to. Nothing is verified of a chain with `insecure_skip_verify`: then
+    /// the server's own key alone counts.
+    pub pins: &'a [Pin],
+    /// PEM files of a certificate to show to a server that asks for one, with its chain, and of its key.
+    pub certificate: Option<(&'a Path, &'a Path)>,
 }
 
 impl Default for ClientTrust<'_> {
     fn default() -> Self {
-        Self { ca_file: None, system_roots: true, insecure_skip_verify: false }
+        Self { ca_file: None, system_roots: true, insecure_skip_verify: false, pins: &[], certificate: None }
     }
 }
 
@@ -55,40 +68,85 @@ pub fn install_provider() {
     let _ = aws_lc_rs::default_provider().install_default();
 }
 
-/// A server that shows the certificates that `resolver` gives.
+/// A server that shows the certificates that `resolver` gives. With `clients`, it asks for the certificates of clients: one
+/// that these have not signed ends the handshake, none is let through for somebody else to decide.
 ///
 /// # Errors
-/// When the provider lacks what TLS 1.2 and 1.3 need.
-pub fn server_config(resolver: Arc<dyn ResolvesServerCert>, alpn: &[&[u8]]) -> Result<ServerConfig, TlsError> {
+/// When the provider lacks what TLS 1.2 and 1.3 need, or `clients` is empty.
+pub fn server_config(
+    resolver: Arc<dyn ResolvesServerCert>,
+    clients: Option<RootCertStore>,
+    alpn: &[&[u8]],
+) -> Result<ServerConfig, TlsError> {
     let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
-    let mut config = builder.map_err(TlsError::Config)?.with_no_client_auth().with_cert_resolver(resolver);
+    let builder = builder.map_err(TlsError::Config)?;
+    let builder = match clients {
+        None => builder.with_no_client_auth(),
+        Some(roots) => {
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
+            builder.with_client_cert_verifier(verifier.allow_unauthenticated().build()?)
+        }
+    };
+    let mut config = builder.with_cert_resolver(resolver);
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     // Sessions live in the clients' tickets instead of in this process's memory.
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(TlsError::Config)?;
     Ok(config)
 }
 
-/// A client that trusts what `trust` says. Files are read once, here: who has to notice a rotated CA calls it again.
+/// A client that trusts what `trust` says. Files are read once, here: who has to notice a rotated one calls it again.
 ///
 /// # Errors
-/// A CA file that cannot be read, holds no certificate, or one that is no CA's.
+/// A file that cannot be read, holds nothing of what it should, a CA that is none, a key of another certificate.
 pub fn client_config(trust: ClientTrust<'_>, alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, TlsError> {
     let provider = provider();
     let algorithms = provider.signature_verification_algorithms;
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Config)?;
-    let mut config = if trust.insecure_skip_verify {
-        tracing::warn!(
-            "TLS CERTIFICATES ARE NOT VERIFIED (insecure_skip_verify): anyone on the way can read and change everything, tokens included"
-        );
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAny(algorithms))).with_no_client_auth()
-    } else {
-        builder.with_root_certificates(roots(trust)?).with_no_client_auth()
+    if trust.insecure_skip_verify {
+        warn_of_insecurity(trust.pins);
+    }
+    let roots = if trust.insecure_skip_verify { None } else { Some(roots(trust)?) };
+    let builder = match roots {
+        Some(roots) if trust.pins.is_empty() => builder.with_root_certificates(roots),
+        roots => builder.dangerous().with_custom_certificate_verifier(Arc::new(Verifier {
+            roots,
+            pins: trust.pins.to_vec(),
+            algorithms,
+        })),
+    };
+    let mut config = match trust.certificate {
+        None => builder.with_no_client_auth(),
+        Some((cert, key)) => {
+            let chain = certificates("certificate file", cert)?;
+            let private = PrivateKeyDer::from_pem_file(key).map_err(|source| TlsError::Read {
+                what: "key file",
+                path: key.to_owned(),
+                source,
+            })?;
+            builder.with_client_auth_cert(chain, private).map_err(|source| TlsError::Pair {
+                cert: cert.to_owned(),
+                key: key.to_owned(),
+                source,
+            })?
+        }
     };
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     config.resumption = Resumption::in_memory_sessions(REMEMBERED_SERVERS);
     Ok(Arc::new(config))
+}
+
+fn warn_of_insecurity(pins: &[Pin]) {
+    if pins.is_empty() {
+        tracing::warn!(
+            "TLS CERTIFICATES ARE NOT VERIFIED (insecure_skip_verify): anyone on the way can read and change everything, tokens included"
+        );
+    } else {
+        tracing::warn!(
+            "TLS CERTIFICATES ARE NOT VERIFIED (insecure_skip_verify): only that the server's own key is one of those pinned"
+        );
+    }
 }
 
 /// All certificates of a PEM file, at least one.
@@ -125,43 +183,4 @@ fn roots(trust: ClientTrust<'_>) -> Result<RootCertStore, TlsError> {
 /// The process's provider.
 pub fn provider() -> Arc<CryptoProvider> {
     CryptoProvider::get_default().map_or_else(|| Arc::new(aws_lc_rs::default_provider()), Arc::clone)
-}
-
-/// Checks that the peer holds the key of the certificate it shows, and nothing else.
-#[derive(Debug)]
-struct AcceptAny(WebPkiSupportedAlgorithms);
-
-impl ServerCertVerifier for AcceptAny {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_schemes()
-    }
 }

@@ -66,6 +66,10 @@ impl Chart {
                     "agent.id=agent-1",
                     "agent.labels.region=north",
                     "agent.pipeops.tls.insecureSkipVerify=true",
+                    "agent.pipeops.tls.clientSecretName=client",
+                    "agent.pipeops.tls.pins[0]=sha256/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+                    "agent.pipeops.proxy.url=http://user:secret@proxy.example.com:3128",
+                    "agent.pipeops.proxy.noProxy=.example.org",
                     "proxy-executor.rbac.bindings[0].group=developers",
                     "proxy-executor.rbac.bindings[0].clusterRole=view",
                     "proxy-executor.rbac.bindings[1].user=alice",
@@ -97,6 +101,7 @@ impl Chart {
                 Self::ControlPlane,
                 vec![
                     "tls.secretName=certificate",
+                    "tls.clientCaConfigMap.name=agents",
                     "persistence.enabled=false",
                     "service.type=LoadBalancer",
                     "telemetry.otlpEndpoint=http://collector:4318",

@@ -46,7 +46,10 @@ pub async fn install(packages: &[&str], progress: &Progress) -> Result<()> {
 
 /// The files of a package and of those that it needs and that are not installed, in a folder of the cache. Installing them would start
 /// their services, now and whenever the machine does.
-pub(crate) async fn unpack(package: &str, progress: &Progress) -> Result<PathBuf> {
+///
+/// # Errors
+/// When apt does not get them, or this is another system than Debian.
+pub async fn unpack(package: &str, progress: &Progress) -> Result<PathBuf> {
     let _turn = TURN.lock().await;
     let folder = folders::cache()?.join("debian").join(package);
     if folder.exists() {

@@ -40,7 +40,7 @@ mod workload;
 
 pub use crate::{
     certificates::{Certificate, Certificates},
-    debian::install as install_debian_packages,
+    debian::{install as install_debian_packages, unpack as unpack_debian_package},
     docker::Docker,
     exec::{Ended, Exec},
     folders::workspace,

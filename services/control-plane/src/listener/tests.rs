@@ -40,12 +40,13 @@ impl Server {
         let clusters = Arc::new(Clusters::open(Folder::open(place.join("clusters")).unwrap()).unwrap());
         let metrics = Arc::new(Metrics::default());
         let listener = Arc::new(Listener {
-            tls: Some(TlsAcceptorHandle(TlsAcceptor::from(tls.config))),
+            tls: Some(tls.acceptor),
             router: Arc::new(Router {
                 rest: crate::rest::router(Arc::clone(&tokens), Arc::clone(&clusters)),
                 tokens,
                 proxy: Proxy { clusters: Arc::clone(&clusters), tracer: runtime::Tracer::disabled() },
                 metrics: Arc::clone(&metrics),
+                certified_agents: false,
             }),
             agents: Arc::new(Agents {
                 clusters,

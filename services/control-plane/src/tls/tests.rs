@@ -5,21 +5,18 @@ use rustls::{ClientConfig, RootCertStore};
 use std::fs;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+use tokio_rustls::{TlsConnector, client, server};
 
 type Ends = (client::TlsStream<tokio::io::DuplexStream>, server::TlsStream<tokio::io::DuplexStream>);
 
-/// A connection to a server of this configuration, by a client that trusts `ca` alone.
-async fn connect(config: &Arc<rustls::ServerConfig>, ca: &Path, name: &str) -> io::Result<Ends> {
+/// A connection to this server, by a client that trusts `ca` alone.
+async fn connect(acceptor: &Acceptor, ca: &Path, name: &str) -> io::Result<Ends> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(ca).unwrap()).unwrap();
     let trusting = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
     let (near, far) = tokio::io::duplex(64 * 1024);
     let name = ServerName::try_from(name.to_owned()).unwrap();
-    tokio::try_join!(
-        TlsConnector::from(Arc::new(trusting)).connect(name, near),
-        TlsAcceptor::from(Arc::clone(config)).accept(far)
-    )
+    tokio::try_join!(TlsConnector::from(Arc::new(trusting)).connect(name, near), acceptor.now().accept(far))
 }
 
 async fn works((client, server): &mut Ends) {
@@ -83,14 +80,14 @@ impl Secret {
 async fn a_replaced_certificate_is_shown_to_new_connections_and_open_ones_go_on() {
     let (old, new) = (pair("localhost"), pair("localhost"));
     let secret = Secret::mount(&old);
-    let ServerTls { config, mut files } = secret.open().unwrap();
-    let mut open = connect(&config, &secret.ca(&old), "localhost").await.unwrap();
+    let ServerTls { acceptor, mut files } = secret.open().unwrap();
+    let mut open = connect(&acceptor, &secret.ca(&old), "localhost").await.unwrap();
     files.look();
-    connect(&config, &secret.ca(&new), "localhost").await.unwrap_err();
+    connect(&acceptor, &secret.ca(&new), "localhost").await.unwrap_err();
     secret.replace(&new);
     files.look();
-    connect(&config, &secret.ca(&new), "localhost").await.unwrap();
-    connect(&config, &secret.ca(&old), "localhost").await.unwrap_err();
+    connect(&acceptor, &secret.ca(&new), "localhost").await.unwrap();
+    connect(&acceptor, &secret.ca(&old), "localhost").await.unwrap_err();
     works(&mut open).await;
 }
 
@@ -98,7 +95,7 @@ async fn a_replaced_certificate_is_shown_to_new_connections_and_open_ones_go_on(
 async fn a_broken_pair_changes_nothing_and_is_complained_of_when_it_stays() {
     let (old, new) = (pair("localhost"), pair("localhost"));
     let secret = Secret::mount(&old);
-    let ServerTls { config, mut files } = secret.open().unwrap();
+    let ServerTls { acceptor, mut files } = secret.open().unwrap();
     let half = new.0.len() / 2;
     let broken = [
         ((new.0.clone(), old.1.clone()), "cannot be used together"),
@@ -113,12 +110,12 @@ async fn a_broken_pair_changes_nothing_and_is_complained_of_when_it_stays() {
         assert!(!trouble.told && trouble.reason.contains(said), "{trouble:?}");
         files.look();
         assert!(files.trouble.as_ref().unwrap().told, "not told of {said}");
-        connect(&config, &secret.ca(&old), "localhost").await.unwrap();
+        connect(&acceptor, &secret.ca(&old), "localhost").await.unwrap();
     }
     fs::remove_file(secret.path("..data")).unwrap();
     files.look();
     assert!(files.trouble.as_ref().unwrap().reason.contains("cannot read"), "{:?}", files.trouble);
-    connect(&config, &secret.ca(&old), "localhost").await.unwrap();
+    connect(&acceptor, &secret.ca(&old), "localhost").await.unwrap();
 
     secret.replace(&old);
     files.look();
@@ -126,7 +123,7 @@ async fn a_broken_pair_changes_nothing_and_is_complained_of_when_it_stays() {
     secret.replace(&new);
     files.look();
     assert!(files.trouble.is_none());
-    connect(&config, &secret.ca(&new), "localhost").await.unwrap();
+    connect(&acceptor, &secret.ca(&new), "localhost").await.unwrap();
 }
 
 #[test]
@@ -139,10 +136,10 @@ fn a_pair_that_is_broken_from_the_start_is_an_error() {
     }
 }
 
-fn generated(place: &TempDir, names: &[&str]) -> anyhow::Result<Arc<rustls::ServerConfig>> {
+fn generated(place: &TempDir, names: &[&str]) -> anyhow::Result<Arc<Acceptor>> {
     let names = names.iter().map(|name| (*name).to_owned()).collect();
     let options = options::Tls { names, ..options::Tls::default() };
-    Ok(open(&options, place.path())?.unwrap().config)
+    Ok(open(&options, place.path())?.unwrap().acceptor)
 }
 
 #[tokio::test]

@@ -2,7 +2,12 @@
 {{- $agent := .root.Values.agent -}}
 {{- $pipeops := $agent.pipeops -}}
 {{- $url := required "agent.pipeops.apiUrl is required: the control plane's https://host[:port]" $pipeops.apiUrl -}}
-{{- $ports := concat (list (include "pipeops.urlPort" $url | int)) .root.Values.networkPolicy.controlPlanePorts | uniq -}}
+{{- $tls := $pipeops.tls -}}
+{{- $proxy := $pipeops.proxy -}}
+{{- $ports := concat (list (include "pipeops.urlPort" $url | int)) .root.Values.networkPolicy.controlPlanePorts -}}
+{{- with $proxy.url -}}
+{{- $ports = append $ports (include "pipeops.urlPort" . | int) -}}
+{{- end -}}
 bus: true
 env:
   PIPEOPS_API_URL: {{ $url | quote }}
@@ -11,12 +16,31 @@ env:
   {{- with $agent.labels }}
   PIPEOPS_AGENT_LABELS: {{ toRawJson . | quote }}
   {{- end }}
-  {{- if $pipeops.tls.caFile }}
-  PIPEOPS_TLS_CA_FILE: {{ $pipeops.tls.caFile | quote }}
-  {{- else if or $pipeops.tls.ca $pipeops.tls.caConfigMap.name }}
+  {{- if $tls.caFile }}
+  PIPEOPS_TLS_CA_FILE: {{ $tls.caFile | quote }}
+  {{- else if or $tls.ca $tls.caConfigMap.name }}
   PIPEOPS_TLS_CA_FILE: /etc/pipeops/control-plane-ca/ca.crt
   {{- end }}
-  {{- if $pipeops.tls.insecureSkipVerify }}
+  {{- if $tls.clientSecretName }}
+  PIPEOPS_TLS_CERT_FILE: /etc/pipeops/control-plane-client/tls.crt
+  PIPEOPS_TLS_KEY_FILE: /etc/pipeops/control-plane-client/tls.key
+  {{- else if or $tls.certFile $tls.keyFile }}
+  PIPEOPS_TLS_CERT_FILE: {{ required "agent.pipeops.tls.keyFile without agent.pipeops.tls.certFile" $tls.certFile | quote }}
+  PIPEOPS_TLS_KEY_FILE: {{ required "agent.pipeops.tls.certFile without agent.pipeops.tls.keyFile" $tls.keyFile | quote }}
+  {{- end }}
+  {{- with $tls.pins }}
+  PIPEOPS_TLS_PINS: {{ join "," . | quote }}
+  {{- end }}
+  {{- if or $proxy.url $proxy.existingSecret.name }}
+  {{ hasPrefix "https:" $url | ternary "PIPEOPS_HTTPS_PROXY" "PIPEOPS_HTTP_PROXY" }}:
+    secretKeyRef:
+      name: {{ $proxy.existingSecret.name | default (printf "%s-proxy" (include "pipeops.name" (dict "root" .root "name" "control-plane"))) }}
+      key: {{ $proxy.existingSecret.key }}
+  {{- end }}
+  {{- with $proxy.noProxy }}
+  PIPEOPS_NO_PROXY: {{ . | quote }}
+  {{- end }}
+  {{- if $tls.insecureSkipVerify }}
   PIPEOPS_TLS_INSECURE_SKIP_VERIFY: "true"
   {{- end }}
 volumes:
@@ -28,20 +52,27 @@ volumes:
       items:
         - key: {{ empty $pipeops.existingSecret.name | ternary "token" $pipeops.existingSecret.key }}
           path: token
-  {{- if or $pipeops.tls.ca $pipeops.tls.caConfigMap.name }}
+  {{- if or $tls.ca $tls.caConfigMap.name }}
   - name: control-plane-ca
     mountPath: /etc/pipeops/control-plane-ca
     configMap:
-      name: {{ $pipeops.tls.caConfigMap.name | default (printf "%s-ca" (include "pipeops.name" (dict "root" .root "name" "control-plane"))) }}
+      name: {{ $tls.caConfigMap.name | default (printf "%s-ca" (include "pipeops.name" (dict "root" .root "name" "control-plane"))) }}
       items:
-        - key: {{ empty $pipeops.tls.caConfigMap.name | ternary "ca.crt" $pipeops.tls.caConfigMap.key }}
+        - key: {{ empty $tls.caConfigMap.name | ternary "ca.crt" $tls.caConfigMap.key }}
           path: ca.crt
   {{- end }}
-# A new token or CA in the values means new pods; one changed in an existing Secret is read from the file.
-checksum: {{ list $pipeops.token $pipeops.tls.ca | toJson | sha256sum }}
+  {{- with $tls.clientSecretName }}
+  - name: control-plane-client
+    mountPath: /etc/pipeops/control-plane-client
+    secret:
+      secretName: {{ . }}
+      defaultMode: 0440
+  {{- end }}
+# A new token, CA or proxy in the values means new pods; a token or certificate changed in an existing Secret is read from the file.
+checksum: {{ list $pipeops.token $tls.ca $proxy.url | toJson | sha256sum }}
 egress:
   - ports:
-      {{- range $ports }}
+      {{- range uniq $ports }}
       - port: {{ . }}
         protocol: TCP
       {{- end }}

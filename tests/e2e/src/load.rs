@@ -25,6 +25,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub enum Job {
     /// GET; the body is always the same.
     Get { path: String, body: Vec<u8> },
+    /// POST of JSON; the answer contains a text.
+    Post { path: String, body: String, answer: &'static str },
     /// GET of [`blocks`].
     Download { path: String, size: u64 },
     /// POST of [`blocks`], answered with their [`Sum`].
@@ -122,7 +124,10 @@ impl Load {
 impl Job {
     fn path(&self) -> &str {
         match self {
-            Self::Get { path, .. } | Self::Download { path, .. } | Self::Upload { path, .. } => path,
+            Self::Get { path, .. }
+            | Self::Post { path, .. }
+            | Self::Download { path, .. }
+            | Self::Upload { path, .. } => path,
         }
     }
 }
@@ -136,6 +141,7 @@ async fn once(client: &Client, target: &Target, job: &Job) -> Result<Option<Stri
     let url = target.url(job.path());
     let request = match job {
         Job::Get { .. } | Job::Download { .. } => client.get(url),
+        Job::Post { body, .. } => client.post(url).header("content-type", "application/json").body(body.clone()),
         Job::Upload { size, .. } => {
             let pieces = futures::stream::iter(blocks(*size).map(Ok::<_, std::io::Error>));
             client.post(url).body(reqwest::Body::wrap_stream(pieces))
@@ -168,6 +174,9 @@ async fn once(client: &Client, target: &Target, job: &Job) -> Result<Option<Stri
     match job {
         Job::Get { body: expected, .. } => {
             ensure!(body == *expected, "{} bytes instead of {}", body.len(), expected.len());
+        }
+        Job::Post { answer, .. } => {
+            ensure!(String::from_utf8_lossy(&body).contains(answer), "not {answer:?}: {}", shown(&body));
         }
         Job::Download { size, .. } => {
             let (sum, expected) = (sum.text(), Sum::of_blocks(*size));

@@ -62,6 +62,8 @@ struct Registered<'a> {
     presence: Presence,
     /// Present once the agent takes streams.
     live: Option<Arc<AgentLink>>,
+    /// Cancelled when the agent asks for no more of them, which it may do before.
+    leaving: CancellationToken,
     register: Register,
 }
 
@@ -141,8 +143,16 @@ impl Agents {
             );
         }
         let presence = cluster.arrives(&register);
-        let mut registered =
-            Registered { agents: self, token, link: link.clone(), cluster, presence, live: None, register };
+        let mut registered = Registered {
+            agents: self,
+            token,
+            link: link.clone(),
+            cluster,
+            presence,
+            live: None,
+            leaving: CancellationToken::new(),
+            register,
+        };
         registered.welcome(request_id.as_ref()).await?;
         let _counted = self.metrics.link();
         let outcome = registered.serve(incoming).await;
@@ -200,9 +210,9 @@ impl Registered<'_> {
             tokio::select! {
                 text = incoming.control.recv() => match text {
                     Some(text) => {
-                        let left = self.leaving();
+                        let left = self.leaving.is_cancelled();
                         self.message(&text).await?;
-                        if !left && self.leaving() {
+                        if !left && self.leaving.is_cancelled() {
                             checks = interval(DRAIN_CHECK);
                         }
                     }
@@ -214,7 +224,7 @@ impl Registered<'_> {
                     None => return Err(self.link.closed().await.into()),
                 },
                 _ = checks.tick() => {
-                    let leaving = self.leaving();
+                    let leaving = self.leaving.is_cancelled();
                     if let Some(live) = &self.live {
                         // A request that has just ended leaves its stream in the pool.
                         if stopping || leaving { live.streams.clear() } else { live.streams.sweep() }
@@ -232,6 +242,7 @@ impl Registered<'_> {
                     checks = interval(DRAIN_CHECK);
                     // Requests under way finish on this link; the listener takes no new ones.
                     if let Some(live) = &self.live {
+                        live.ending.cancel();
                         live.streams.clear();
                     }
                     let go_away = GoAway { reason: "the control plane is shutting down".to_owned(), drain_ms: None };
@@ -239,11 +250,6 @@ impl Registered<'_> {
                 }
             }
         }
-    }
-
-    /// The agent has asked for no more.
-    fn leaving(&self) -> bool {
-        self.live.as_ref().is_some_and(|live| live.going_away.load(Relaxed))
     }
 
     async fn message(&mut self, text: &str) -> Result<(), LinkError> {
@@ -264,8 +270,8 @@ impl Registered<'_> {
             }
             AgentMessage::GoAway(go_away) => {
                 tracing::info!(agent = %self.register.agent_id, reason = go_away.reason, "agent goes away");
+                self.leaving.cancel();
                 if let Some(live) = &self.live {
-                    live.going_away.store(true, Relaxed);
                     live.streams.clear();
                 }
             }
@@ -298,6 +304,7 @@ impl Registered<'_> {
             self.register.agent_id.clone(),
             self.link.clone(),
             self.agents.options.max_idle_streams,
+            &self.leaving,
         ));
         self.cluster.add(Arc::clone(&live), self.shares(capability::LINKS_N))?;
         self.live = Some(live);

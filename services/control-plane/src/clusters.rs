@@ -6,7 +6,7 @@ mod reach;
 mod tests;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use mux::MuxStream;
 use protocol::{AgentId, ClusterId};
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
 
 pub use presence::{Presence, Present};
 
@@ -77,17 +78,19 @@ pub struct AgentLink {
     pub link: mux::Link,
     /// Streams whose last exchange ended cleanly.
     pub streams: Arc<Pool<MuxStream>>,
-    /// The agent asked for no new streams.
-    pub going_away: AtomicBool,
+    /// Cancelled when the agent asks for no new streams.
+    leaving: CancellationToken,
+    /// Cancelled with it, and when the control plane is about to end the link.
+    pub ending: CancellationToken,
 }
 
 /// One stream serves one exchange after the other until it was idle for this long.
 const STREAM_IDLE: Duration = Duration::from_secs(60);
 
 impl AgentLink {
-    pub fn new(agent_id: AgentId, link: mux::Link, max_idle: usize) -> Self {
+    pub fn new(agent_id: AgentId, link: mux::Link, max_idle: usize, leaving: &CancellationToken) -> Self {
         let limits = PoolLimits { max_idle, idle_timeout: STREAM_IDLE };
-        Self { agent_id, link, streams: Pool::new(limits), going_away: AtomicBool::new(false) }
+        Self { agent_id, link, streams: Pool::new(limits), leaving: leaving.clone(), ending: leaving.child_token() }
     }
 }
 
@@ -274,7 +277,7 @@ impl Cluster {
     pub fn pick(&self, tried: &[Arc<AgentLink>]) -> Option<Arc<AgentLink>> {
         let links = self.links();
         let is_new = |link: &Arc<AgentLink>| !tried.iter().any(|tried| Arc::ptr_eq(tried, link));
-        let usable = || links.iter().filter(|link| !link.going_away.load(Relaxed) && is_new(link));
+        let usable = || links.iter().filter(|link| !link.leaving.is_cancelled() && is_new(link));
         let count = usable().count();
         let turn = self.next.fetch_add(1, Relaxed).checked_rem(count)?;
         usable().nth(turn).cloned()

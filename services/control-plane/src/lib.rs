@@ -13,6 +13,7 @@ mod agent;
 mod auth;
 pub mod cli;
 mod clusters;
+mod events;
 mod listener;
 mod metrics;
 mod options;

@@ -77,7 +77,7 @@ pub struct Links {
     /// Streams that may be open on one link at once.
     pub max_streams: usize,
     /// The most bytes that fast streams of one link together may have waiting beyond 256 KiB each. They get no more than
-    /// that when this is 0, which limits one stream to 256 KiB for each round trip; the default carries 500 MB/s over 60 ms.
+    /// that when this is 0, which limits one stream to 256 KiB for each round trip; one gets at most half of it.
     pub window_total: usize,
     /// The most bytes that responses may have waiting in memory for clients to read them, over all links together. Above
     /// it those that were not read for longest and hold most are cut.

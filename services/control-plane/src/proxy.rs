@@ -1,7 +1,7 @@
 //! The path of a user's request to a cluster: who may go where, and a stream to go on. What the request does is for
 //! the cluster to judge.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use exchange::{Incoming, Pool, PoolError, PoolLimits, Reply};
@@ -17,6 +17,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::auth::TokenRecord;
 use crate::clusters::{AgentLink, Cluster, Clusters};
+use crate::events::Events;
 use crate::reply::{ResponseBody, Watch};
 use crate::revocable::Revocable;
 use crate::session::Session;
@@ -88,11 +89,13 @@ impl Proxy {
         let uri = request.uri().clone();
         let outcome = token.revoked().run_until_cancelled(self.run(request, token, trace)).await;
         match outcome.unwrap_or_else(|| Err(Box::new(Status::unauthorized("the token was revoked meanwhile")))) {
-            Ok(Reply::Response(mut response)) => {
+            Ok((Reply::Response(mut response), link)) => {
                 hop::strip_hop_by_hop(response.headers_mut());
-                watch.proxied(response.map(|body| Revocable::new(body, Arc::clone(token))))
+                let events = Events::of(&uri, response.headers());
+                let guarded = |body| Revocable::new(body, Arc::clone(token)).watching(events, &link.ending);
+                watch.proxied(response.map(guarded))
             }
-            Ok(Reply::Upgraded(response, cluster)) => {
+            Ok((Reply::Upgraded(response, cluster), _)) => {
                 let websocket = hop::upgrades_to_websocket(response.headers());
                 upgraded(Session { cluster, token: Arc::clone(token), websocket });
                 watch.ours(response.map(|()| axum::body::Body::empty()))
@@ -106,7 +109,7 @@ impl Proxy {
         request: Request<RequestBody>,
         token: &TokenRecord,
         trace: Trace,
-    ) -> Result<Reply<MuxStream>, Box<Status>> {
+    ) -> Result<(Reply<MuxStream>, Arc<AgentLink>), Box<Status>> {
         let target = Target::of(request.uri())
             .ok_or_else(|| Box::new(Status::not_found(format!("there is nothing at {}", request.uri().path()))))?;
         let cluster = self.clusters.reach(token, target.cluster)?;
@@ -148,24 +151,28 @@ fn prepare(
     Ok(Request::from_parts(head, body))
 }
 
-/// Over `link`, or over another one as long as nothing was sent.
+/// Over `link`, or over another one as long as nothing was sent. Gives the one that it was.
 async fn send(
     cluster: &Cluster,
     link: Arc<AgentLink>,
     request: Request<RequestBody>,
     trace: Trace,
-) -> Result<Reply<MuxStream>, Box<Status>> {
+) -> Result<(Reply<MuxStream>, Arc<AgentLink>), Box<Status>> {
     // A traced request gets a stream of its own, because the hops between see only the stream's header.
     let own = trace.recorded.then(|| Pool::new(PoolLimits { max_idle: 0, idle_timeout: Duration::ZERO }));
     let pool = Arc::clone(own.as_ref().unwrap_or(&link.streams));
     let name = cluster.record().name.clone();
-    pool.send(request, || connect(cluster, &link, trace, own.as_ref())).await.map_err(|error| match error {
+    let tried = Mutex::new(Vec::new());
+    let sent = pool.send(request, || connect(cluster, &link, &tried, trace, own.as_ref())).await;
+    let reply = sent.map_err(|error| match error {
         PoolError::Connect(error) => {
             Box::new(Status::unavailable(format!("cannot open a stream to cluster {name:?}: {error}")))
         }
         PoolError::Closed => Box::new(Status::unavailable(format!("the link to cluster {name:?} was lost"))),
         PoolError::Failed(error) => broken(&name, &error),
-    })
+    })?;
+    let used = tried.into_inner().unwrap_or_else(PoisonError::into_inner).pop();
+    Ok((reply, used.unwrap_or(link)))
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -178,21 +185,26 @@ enum StreamError {
     Id(#[from] protocol::InvalidId),
 }
 
-/// A stream of `link`, or of another that works, and the pool for when it is idle.
+/// A stream of `first`, or of one that was not tried yet, and the pool for when it is idle. The last one tried is used.
 async fn connect(
     cluster: &Cluster,
-    link: &Arc<AgentLink>,
+    first: &Arc<AgentLink>,
+    tried: &Mutex<Vec<Arc<AgentLink>>>,
     trace: Trace,
     own: Option<&Arc<Pool<MuxStream>>>,
 ) -> Result<(MuxStream, Arc<Pool<MuxStream>>), StreamError> {
-    let (mut link, mut tried) = (Arc::clone(link), Vec::new());
+    let next = || {
+        let mut tried = tried.lock().unwrap_or_else(PoisonError::into_inner);
+        let link = if tried.is_empty() { Some(Arc::clone(first)) } else { cluster.pick(&tried) };
+        tried.extend(link.clone());
+        link
+    };
+    // Where there is one link only, it is tried again.
+    let mut link = next().unwrap_or_else(|| Arc::clone(first));
     loop {
         match open(&link, trace.of_stream()).await {
             Ok(stream) => return Ok((stream, Arc::clone(own.unwrap_or(&link.streams)))),
-            Err(error) => {
-                tried.push(link);
-                link = cluster.pick(&tried).ok_or(error)?;
-            }
+            Err(error) => link = next().ok_or(error)?,
         }
     }
 }

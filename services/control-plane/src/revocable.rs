@@ -5,17 +5,29 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use exchange::{BodyError, BoxError};
 use http_body::{Body, Frame, SizeHint};
-use tokio_util::sync::WaitForCancellationFutureOwned;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::auth::TokenRecord;
+use crate::events::Events;
 
 /// A response that breaks off once the token it was asked for with is revoked: a watch may otherwise go on for hours.
+/// A watch ends, as the API server ends it now and then, when its link is to go.
 #[derive(Debug)]
 pub struct Revocable<B> {
     body: B,
     token: Arc<TokenRecord>,
     /// Only of a body that has to be waited for.
-    revoked: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    revoked: Option<Cancelled>,
+    watch: Option<Box<Watched>>,
+}
+
+type Cancelled = Pin<Box<WaitForCancellationFutureOwned>>;
+
+#[derive(Debug)]
+struct Watched {
+    events: Events,
+    leaving: CancellationToken,
+    left: Option<Cancelled>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +36,22 @@ struct Revoked;
 
 impl<B> Revocable<B> {
     pub fn new(body: B, token: Arc<TokenRecord>) -> Self {
-        Self { body, token, revoked: None }
+        Self { body, token, revoked: None, watch: None }
+    }
+
+    /// Ends between two of these events once `leaving` is cancelled.
+    #[must_use]
+    pub fn watching(mut self, events: Option<Events>, leaving: &CancellationToken) -> Self {
+        self.watch = events.map(|events| Box::new(Watched { events, leaving: leaving.clone(), left: None }));
+        self
+    }
+}
+
+impl Watched {
+    /// It is to end, and can. If not, the task is woken when it is to.
+    fn ends(&mut self, cx: &mut Context<'_>) -> bool {
+        let wait = || Box::pin(self.leaving.clone().cancelled_owned());
+        self.events.are_whole() && self.left.get_or_insert_with(wait).as_mut().poll(cx).is_ready()
     }
 }
 
@@ -38,7 +65,15 @@ where
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
+        if this.watch.as_mut().is_some_and(|watch| watch.ends(cx)) {
+            return Poll::Ready(None);
+        }
         let frame = Pin::new(&mut this.body).poll_frame(cx);
+        if let (Some(watch), Poll::Ready(Some(Ok(frame)))) = (&mut this.watch, &frame)
+            && let Some(bytes) = frame.data_ref()
+        {
+            watch.events.advance(bytes);
+        }
         let revoked = match &frame {
             Poll::Pending => {
                 let wait = || Box::pin(this.token.revoked().clone().cancelled_owned());
@@ -94,6 +129,26 @@ mod tests {
         assert!(body.frame().await.unwrap().is_ok());
         token.revoked().cancel();
         assert!(body.frame().await.unwrap().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_watch_ends_between_two_events_when_its_link_is_to_go() {
+        let (events, leaving) = (Events::Lines { whole: true }, CancellationToken::new());
+        let (sender, receiver) = tokio::sync::mpsc::channel::<&'static str>(4);
+        let pieces = futures::stream::unfold(receiver, async |mut receiver| {
+            let piece = receiver.recv().await?;
+            Some((Ok::<_, BodyError>(Frame::data(Bytes::from(piece))), receiver))
+        });
+        let body = StreamBody::new(Box::pin(pieces));
+        let mut body = Revocable::new(body, token()).watching(Some(events), &leaving);
+        sender.send("{}\n{").await.unwrap();
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "{}\n{");
+        leaving.cancel();
+        let reading = tokio::spawn(async move { (body.frame().await, body.frame().await.is_none()) });
+        sender.send("}\n").await.unwrap();
+        let (rest, ended) = reading.await.unwrap();
+        assert_eq!(rest.unwrap().unwrap().into_data().unwrap(), "}\n");
+        assert!(ended, "though the cluster has not ended it");
     }
 
     #[tokio::test]

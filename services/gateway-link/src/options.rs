@@ -143,7 +143,7 @@ pub struct Link {
     /// The most streams open at once on a link; one more is reset. Up to 65536.
     pub max_streams: usize,
     /// The most bytes that fast streams together may have waiting beyond 256 KiB each. They get no more than that when
-    /// this is 0, which limits one stream to 256 KiB for each round trip; the default carries 500 MB/s over 60 ms.
+    /// this is 0, which limits one stream to 256 KiB for each round trip; one gets at most half of it.
     pub window_total: usize,
     /// The most bytes that all streams together may have waiting. Above it those that were not passed on for longest and
     /// hold most are reset.

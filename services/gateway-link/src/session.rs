@@ -8,7 +8,7 @@ use protocol::message::{GatewayHelloAck, GoAway, Pong, ProtocolFallback};
 use protocol::{AgentMessage, ControlMessage};
 use runtime::Condition;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::dial::{DialError, Dialer};
 use crate::forward::Forwarder;
@@ -164,6 +164,7 @@ impl Established<'_> {
             }
             // A control plane that understands the message closes the link: it may have sent one more request meanwhile.
             if cut || stopping && self.streams.is_empty() && !self.registered.tuned {
+                said_all(&self.link).await;
                 self.link.close(CloseCode::Away, "shutting down");
                 self.link.closed().await;
                 return Ok(());
@@ -232,6 +233,17 @@ impl Established<'_> {
     async fn say(&self, message: AgentMessage) {
         let _gone = self.link.send(message.encode(None)).await;
     }
+}
+
+/// Waits a moment for what streams have said in the end to leave.
+async fn said_all(link: &Link) {
+    let gone = async {
+        while link.stats().open_streams > 0 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    // What a peer does not take is not waited for.
+    let _left = timeout(Duration::from_secs(1), gone).await;
 }
 
 /// A link that was up for this long was a good one.

@@ -27,8 +27,6 @@ pub enum Closed {
     TooBig(String),
     #[error("text messages arrive faster than they are handled")]
     ControlFlood,
-    #[error("streams arrive faster than they are accepted")]
-    AcceptFlood,
     #[error("the task that drives the link was dropped")]
     Dropped,
 }
@@ -46,7 +44,6 @@ impl Closed {
             Self::NotUtf8 => "not_utf8",
             Self::TooBig(_) => "too_big",
             Self::ControlFlood => "control_flood",
-            Self::AcceptFlood => "accept_flood",
             Self::Dropped => "dropped",
         }
     }
@@ -62,7 +59,6 @@ impl Closed {
             Self::NotUtf8 => (CloseCode::Invalid, "text is not UTF-8"),
             Self::TooBig(_) => (CloseCode::Size, "message too big"),
             Self::ControlFlood => (CloseCode::Policy, "too many text messages"),
-            Self::AcceptFlood => (CloseCode::Policy, "too many streams"),
             Self::Peer { .. } | Self::Lost | Self::Io(_) | Self::Dead(_) | Self::Dropped => return None,
         };
         Some(CloseFrame { code, reason: Utf8Bytes::from_static(reason) })

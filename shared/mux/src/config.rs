@@ -27,8 +27,7 @@ pub struct Config {
     /// Streams open at once, both directions together. `open` fails and an incoming stream is reset above it.
     /// Values above 65,536 count as 65,536.
     pub max_streams: usize,
-    /// Streams that may wait for [`Streams::recv`](crate::Streams::recv); one more closes the link with 1008.
-    /// Peers that keep to yamux's backlog of 256 never get there while somebody receives.
+    /// Streams that may wait for [`Streams::recv`](crate::Streams::recv); one more is reset.
     pub accept_queue: usize,
     /// Text messages that may wait, in each direction; one more incoming closes the link with 1008.
     pub control_queue: usize,
@@ -40,7 +39,8 @@ pub struct Config {
     pub dead_after: Duration,
     /// How long the closing handshake may take before the socket is dropped.
     pub close_timeout: Duration,
-    /// With [`Windows::Tuned`], bytes that all streams together may have in their windows beyond 256 KiB each.
+    /// With [`Windows::Tuned`], bytes that all streams together may have in their windows beyond 256 KiB each, up to 1 GiB.
+    /// One has at most half of it, and a quarter of what [`Unread`] allows.
     pub stream_window_total: usize,
     /// Limits what all streams together may leave unread, over all links that are given the same.
     pub unread: Arc<Unread>,
@@ -57,7 +57,7 @@ impl Default for Config {
             ping_interval: Duration::from_secs(10),
             dead_after: Duration::from_secs(20),
             close_timeout: Duration::from_secs(2),
-            stream_window_total: 4 << 20,
+            stream_window_total: 32 << 20,
             unread: Arc::new(Unread::limited(64 << 20)),
         }
     }

@@ -36,7 +36,10 @@ impl Link {
     /// has 256 streams that it has not acknowledged.
     pub async fn open(&self) -> Result<MuxStream, OpenError> {
         self.shared.may_open(&lock(&self.shared.table))?;
-        let permit = self.shared.backlog.acquire().await.map_err(|_| OpenError::Closed(self.why_closed()))?;
+        let Ok(permit) = self.shared.backlog.acquire().await else {
+            self.shared.may_open(&lock(&self.shared.table))?;
+            return Err(OpenError::Closed(self.why_closed()));
+        };
         let stream = self.shared.open()?;
         // Given back when the peer acknowledges the stream, or it is gone.
         permit.forget();

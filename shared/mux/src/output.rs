@@ -10,8 +10,10 @@ use crate::{
     stream::state::StreamState,
 };
 
-/// Unsent answers to pings, bytes, above which the peer is flooding.
-const PONG_LIMIT: usize = 2 * OUT_LIMIT;
+/// Bytes beside those for each stream above which the peer asks for more than it takes. Data stays below it.
+const FLOOD: usize = 3 * OUT_LIMIT;
+/// A stream has at most its acknowledgement, a grant and a reset waiting, as long as the peer keeps to the rules.
+const FLOOD_STREAM: usize = 3 * HEADER;
 
 /// So many acknowledgements wait for no company: the peer opens at most 256 streams without.
 const LAZY_BYTES: usize = 64 * HEADER;
@@ -41,37 +43,32 @@ impl Output {
     }
 
     pub(crate) fn data<'a>(&mut self, header: Header, body: impl IntoIterator<Item = &'a [u8]>) {
-        self.add(header);
+        self.add(header, usize::try_from(header.length).unwrap_or(OUT_LIMIT));
         for part in body {
             self.frames.extend_from_slice(part);
         }
     }
 
-    /// A frame without a body. It is taken in any case: what makes a stream send one is bounded by what the peer sends.
+    /// A frame without a body. It is taken in any case; see [`is_flooded`](Self::is_flooded).
     pub(crate) fn signal(&mut self, header: Header) {
-        self.add(header);
+        self.add(header, 0);
     }
 
     /// Says that a stream was taken. It may wait for company.
     pub(crate) fn acknowledge(&mut self, header: Header) {
         let urgent = self.urgent;
-        self.add(header);
+        self.add(header, 0);
         self.urgent = urgent || self.frames.len() >= LAZY_BYTES;
     }
 
-    /// False: the peer sends more pings than it takes answers.
-    pub(crate) fn pong(&mut self, value: u32) -> bool {
-        let fits = self.frames.len() <= PONG_LIMIT;
-        if fits {
-            self.add(Header::pong(value));
-        }
-        fits
+    /// The peer makes this end say more than it takes: pings, streams that are opened and reset, and the like.
+    pub(crate) fn is_flooded(&self, max_streams: usize) -> bool {
+        self.frames.len() > FLOOD + FLOOD_STREAM * max_streams
     }
 
-    fn add(&mut self, header: Header) {
-        let length = usize::try_from(header.length).unwrap_or(usize::MAX).min(OUT_LIMIT);
+    fn add(&mut self, header: Header, body: usize) {
         if self.frames.capacity() == 0 {
-            self.frames = BytesMut::with_capacity(self.hint.max(HEADER + length));
+            self.frames = BytesMut::with_capacity(self.hint.max(HEADER + body));
         }
         self.frames.extend_from_slice(&header.encode());
         self.urgent = true;
@@ -134,14 +131,17 @@ mod tests {
     }
 
     #[test]
-    fn pings_are_answered_while_data_waits_and_a_flood_of_them_is_noticed() {
+    fn answers_find_room_while_data_waits_and_a_flood_of_them_is_noticed() {
         let mut output = Output::default();
         while output.is_open() {
             output.data(Header::data(0, 2, 16 * 1024), [&[1; 16 * 1024][..]]);
         }
-        assert!(output.pong(1));
+        assert!(!output.is_flooded(0));
+        output.signal(Header::pong(1));
         assert!(output.take().ends_with(&Header::pong(1).encode()));
-        assert!((0..20_000).any(|value| !output.pong(value)));
-        assert!(output.take().len() <= PONG_LIMIT + HEADER);
+        assert!((0..20_000).any(|value| {
+            output.signal(Header::pong(value));
+            output.is_flooded(0)
+        }));
     }
 }

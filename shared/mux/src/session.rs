@@ -10,10 +10,7 @@ use crate::{
     config::{INITIAL_WINDOW, Role},
     frame::{ACK, DATA, FIN, GO_AWAY, HEADER, Header, PING, RST, SYN, WINDOW},
     state::{Shared, lock},
-    stream::{
-        MuxStream,
-        state::{Overrun, StreamState},
-    },
+    stream::{MuxStream, state::StreamState},
 };
 
 pub(crate) struct Session {
@@ -25,6 +22,9 @@ pub(crate) struct Session {
     arrived: usize,
     body: Body,
 }
+
+/// Smaller parts of a message are copied.
+const SLICE: usize = 8 * 1024;
 
 /// What is still to come of a data frame.
 #[derive(Default)]
@@ -43,13 +43,14 @@ impl Session {
 
     /// A binary message: any part of the peer's frames.
     pub(crate) fn receive(&mut self, mut message: Bytes) -> Result<(), Closed> {
+        let whole = message.len();
         if !self.shared.is_started() {
             return Err(Closed::Protocol("stream data before streams were negotiated".to_owned()));
         }
         while !message.is_empty() {
             if self.body.left > 0 {
                 let part = message.split_to(message.len().min(self.body.left));
-                self.body.receive(part);
+                self.body.receive(part, whole);
                 continue;
             }
             let rest = self.header.get_mut(self.arrived..).unwrap_or_default();
@@ -59,6 +60,10 @@ impl Session {
             if self.arrived == HEADER {
                 self.arrived = 0;
                 self.on_header(Header::decode(self.header))?;
+                // After each: one message can ask for very much.
+                if lock(&self.shared.output).is_flooded(self.shared.max_streams) {
+                    return Err(broken("more is asked of this end than the peer takes answers"));
+                }
             }
         }
         self.shared.unread.relieve();
@@ -73,13 +78,12 @@ impl Session {
             DATA | WINDOW => self.on_stream(header),
             PING if header.has(ACK) => Err(broken("an answer to a ping that was not sent")),
             PING => {
-                if !lock(&self.shared.output).pong(header.length) {
-                    return Err(broken("more pings than answers fit"));
-                }
+                lock(&self.shared.output).signal(Header::pong(header.length));
                 Ok(())
             }
             GO_AWAY if header.length == 0 => {
                 lock(&self.shared.table).going_away = true;
+                self.shared.backlog.close();
                 Ok(())
             }
             GO_AWAY => Err(broken("the peer ended its yamux session with an error")),
@@ -108,10 +112,7 @@ impl Session {
             };
         }
         if let Some(stream) = &stream {
-            stream.expect(header.length).map_err(|overrun| match overrun {
-                Overrun::Frame => Closed::TooBig(format!("yamux frame of {} bytes", header.length)),
-                Overrun::Window => broken("more stream data than the window has room for"),
-            })?;
+            stream.expect(header.length).map_err(broken)?;
         }
         let left = usize::try_from(header.length).unwrap_or(usize::MAX);
         self.body = Body { left, stream, last: header.has(FIN) };
@@ -133,26 +134,24 @@ impl Session {
         if table.get(header.stream).is_some() {
             return Err(broken("a stream with an id that is in use"));
         }
-        // The two ends may differ for a moment about how many are open, so this is no reason to end the link.
-        let refused = !table.within(self.shared.max_streams);
-        if refused || self.accepted.as_ref().is_none_or(mpsc::Sender::is_closed) {
+        // The two ends may differ for a moment about how many are open, so this is no reason to end the link. Those that have
+        // ended on the wire the peer need not count any more, although our user may not have noticed yet.
+        let fits = table.len()
+            < self.shared.max_streams + self.shared.over.load(Ordering::Relaxed).min(self.shared.max_streams);
+        let Some(place) = self.accepted.as_ref().filter(|_| fits).and_then(|accepted| accepted.try_reserve().ok())
+        else {
             drop(table);
             self.shared.counters.refused.fetch_add(1, Ordering::Relaxed);
             lock(&self.shared.output).signal(Header::data(RST, header.stream, 0));
             return Ok(None);
-        }
+        };
         let stream = StreamState::accepted(header.stream, Arc::clone(&self.shared), credit);
         table.insert(Arc::clone(&stream));
         self.shared.counters.open_streams.store(table.len(), Ordering::Relaxed);
         drop(table);
-        let user = MuxStream::new(Arc::clone(&stream));
-        match self.accepted.as_ref().map(|accepted| accepted.try_send(user)) {
-            Some(Err(mpsc::error::TrySendError::Full(_))) => Err(Closed::AcceptFlood),
-            _ => {
-                self.shared.counters.accepted.fetch_add(1, Ordering::Relaxed);
-                Ok(Some(stream))
-            }
-        }
+        place.send(MuxStream::new(Arc::clone(&stream)));
+        self.shared.counters.accepted.fetch_add(1, Ordering::Relaxed);
+        Ok(Some(stream))
     }
 
     /// Ends every stream; what they have received stays readable.
@@ -179,10 +178,13 @@ fn broken(rule: &str) -> Closed {
 }
 
 impl Body {
-    fn receive(&mut self, part: Bytes) {
+    /// A part of a message of `whole` bytes.
+    fn receive(&mut self, part: Bytes, whole: usize) {
         self.left -= part.len();
         if let Some(stream) = &self.stream {
-            stream.receive(part);
+            // A slice keeps all of the message, and who reads it may keep it for long.
+            let keeps_little = part.len() >= SLICE && 4 * part.len() >= whole;
+            stream.receive(if keeps_little { part } else { Bytes::copy_from_slice(&part) });
         }
         if self.left == 0 {
             self.end();

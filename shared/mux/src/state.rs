@@ -30,6 +30,9 @@ const TUNED: u8 = 2;
 /// Streams that the peer has not acknowledged yet, at most (hashicorp/yamux, `AcceptBacklog`).
 const BACKLOG: usize = 256;
 
+/// A window is a u32.
+const MOST_WIDENED: usize = 1 << 30;
+
 /// Of the locks, whoever holds several takes them in this order: that of the table, one stream's, that of the output.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -41,6 +44,8 @@ pub(crate) struct Shared {
     pub(crate) output: Mutex<Output>,
     /// For those who open: one for each stream that the peer may yet leave unacknowledged.
     pub(crate) backlog: Semaphore,
+    /// Streams that have ended on the wire and are still in the table.
+    pub(crate) over: AtomicUsize,
     /// What the windows of all streams have beyond the first, and the most that it may be.
     widened: AtomicUsize,
     window_total: usize,
@@ -63,8 +68,9 @@ impl Shared {
             table: Mutex::default(),
             output: Mutex::default(),
             backlog: Semaphore::new(BACKLOG),
+            over: AtomicUsize::new(0),
             widened: AtomicUsize::new(0),
-            window_total: config.stream_window_total,
+            window_total: config.stream_window_total.min(MOST_WIDENED),
             control_bytes: AtomicUsize::new(0),
             unread: config.unread.clone(),
             started: AtomicU8::new(NOT_STARTED),
@@ -86,18 +92,17 @@ impl Shared {
         self.started.load(Ordering::Acquire) != NOT_STARTED
     }
 
-    /// Takes up to `more` bytes for a window that is to be widened. None when it is not.
-    pub(crate) fn widen(&self, more: u32) -> Option<u32> {
-        if self.started.load(Ordering::Acquire) != TUNED {
-            return None;
-        }
-        let wanted = usize::try_from(more).unwrap_or(usize::MAX);
-        let before = self.widened.fetch_add(wanted, Ordering::AcqRel);
-        if before + wanted <= self.window_total {
-            return Some(more);
-        }
-        self.widened.fetch_sub(wanted, Ordering::AcqRel);
-        None
+    /// Whether a window may be doubled; its size is then taken from what there is for all. One gets no more than half of
+    /// what is left, and not so much that it alone could fill what may be left unread.
+    pub(crate) fn widen(&self, window: u32) -> bool {
+        let more = usize::try_from(window).unwrap_or(usize::MAX);
+        let fits = |widened: &usize| more <= (self.window_total - widened) / 2;
+        self.started.load(Ordering::Acquire) == TUNED
+            && self.unread.has_room_for(2 * more)
+            && self
+                .widened
+                .fetch_update(Ordering::AcqRel, Ordering::Acquire, |widened| fits(&widened).then(|| widened + more))
+                .is_ok()
     }
 
     /// Gives back what a window had beyond the first.
@@ -109,7 +114,11 @@ impl Shared {
     pub(crate) fn open(self: &Arc<Self>) -> Result<MuxStream, OpenError> {
         let mut table = lock(&self.table);
         self.may_open(&table)?;
-        let id = table.next_id(self.role).ok_or(OpenError::GoingAway)?;
+        let Some(id) = table.next_id(self.role) else {
+            // Another link begins at the first again.
+            self.request_close(CloseCode::Away, "stream ids are used up");
+            return Err(OpenError::GoingAway);
+        };
         let stream = StreamState::opened(id, Arc::clone(self));
         table.insert(Arc::clone(&stream));
         self.counters.open_streams.store(table.len(), Ordering::Relaxed);
@@ -134,11 +143,16 @@ impl Shared {
         Ok(())
     }
 
-    /// A stream is of no further interest.
-    pub(crate) fn forget(&self, id: u32) {
+    /// A stream is of no further interest. `over`: it was counted as such.
+    pub(crate) fn forget(&self, id: u32, over: bool) {
         let mut table = lock(&self.table);
         table.remove(id);
-        self.counters.open_streams.store(table.len(), Ordering::Relaxed);
+        if over {
+            self.over.fetch_sub(1, Ordering::Relaxed);
+        }
+        if !table.ended {
+            self.counters.open_streams.store(table.len(), Ordering::Relaxed);
+        }
     }
 
     /// Something was added to the output.

@@ -48,16 +48,9 @@ impl Table {
         Some(id)
     }
 
-    /// The peer had room for one more stream when it opened it. Those that have ended on the wire it need not count any
-    /// more, although our user may not have noticed yet.
-    pub(crate) fn within(&self, max: usize) -> bool {
-        let open = self.streams.len();
-        open < max || open < 2 * max && self.streams.values().filter(|stream| !stream.is_over()).count() < max
-    }
-
-    /// Takes all of them.
+    /// From now on there are no more. Those that there are stay until their users drop them.
     pub(crate) fn end(&mut self) -> Vec<Arc<StreamState>> {
         self.ended = true;
-        self.streams.drain().map(|(_, stream)| stream).collect()
+        self.streams.values().cloned().collect()
     }
 }

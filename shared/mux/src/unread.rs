@@ -1,7 +1,7 @@
 //! The memory that unread data may take.
 //!
-//! yamux gives each stream a window of 256 KiB and cannot take it back, so streams that nobody reads could hold as many
-//! times that as there are streams. Above the limit the worst of them are reset: those of which much has waited for long.
+//! A window that was given to the peer cannot be taken back, and each stream has 256 KiB from the start, so streams that nobody
+//! reads could hold as many times that as there are streams. Above the limit the worst of them are reset: those of which much has waited for long.
 //! Whoever has read before may be late, up to 64 times as late as who has not, before it comes to that.
 
 use std::sync::{
@@ -31,6 +31,11 @@ impl Unread {
     /// How many there are now.
     pub fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// So much more would leave half of the limit to others.
+    pub(crate) fn has_room_for(&self, more: usize) -> bool {
+        self.bytes() + more <= self.limit / 2
     }
 
     pub(crate) fn add(&self, bytes: usize) {

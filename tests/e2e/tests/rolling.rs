@@ -7,11 +7,13 @@ use e2e::{
     load::{Job, Load},
 };
 use lab::{Lab, Options};
+use serde_json::Value;
 use std::{
     process::ExitCode,
     sync::Arc,
     time::{Duration, Instant},
 };
+use tokio::{task::JoinSet, time::timeout};
 
 const SERVICES: [&str; 2] = ["gateway-link", "proxy-executor"];
 const ROUNDS: usize = 2;
@@ -25,7 +27,11 @@ const RESUMES: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let replicas = SERVICES.map(|service| (service.to_owned(), 2)).into();
-    let cases = cases![no_request_fails_while_each_is_replaced, one_that_is_killed_costs_what_it_carried];
+    let cases = cases![
+        no_request_fails_while_each_is_replaced,
+        watches_lose_nothing_while_links_are_replaced,
+        one_that_is_killed_costs_what_it_carried,
+    ];
     e2e::run(Options { replicas, ..Options::default() }, Turns::OneByOne, cases)
 }
 
@@ -78,6 +84,105 @@ async fn no_request_fails_while_each_is_replaced(lab: Arc<Lab>) -> Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+/// What a watch of [`CLOCK`] is, for whoever keeps one: begun anew where the last one has ended.
+struct Watcher {
+    client: reqwest::Client,
+    url: String,
+    version: String,
+    /// The last that it has seen.
+    tick: u64,
+    ends: usize,
+}
+
+const CLOCK: &str = "/api/v1/namespaces/default/configmaps/clock";
+const TICK: Duration = Duration::from_millis(50);
+const WATCHES: usize = 20;
+const TICKS: u64 = 100;
+
+impl Watcher {
+    /// Follows the clock to its last tick. Each tick has to come, in order, and no watch may be cut.
+    async fn follow(mut self) -> Result<Self> {
+        while self.tick < TICKS {
+            let url = format!("{}&resourceVersion={}", self.url, self.version);
+            let mut response = self.client.get(url).send().await?.error_for_status()?;
+            let mut come = Vec::new();
+            while let Some(piece) = response.chunk().await.with_context(|| format!("cut after tick {}", self.tick))? {
+                come.extend_from_slice(&piece);
+                while let Some(end) = come.iter().position(|byte| *byte == b'\n') {
+                    let line: Vec<u8> = come.drain(..=end).collect();
+                    self.take(&line)?;
+                }
+                if self.tick == TICKS {
+                    return Ok(self);
+                }
+            }
+            ensure!(come.is_empty(), "it ends within an event: {}", String::from_utf8_lossy(&come));
+            self.ends += 1;
+        }
+        Ok(self)
+    }
+
+    fn take(&mut self, line: &[u8]) -> Result<()> {
+        let event: Value = serde_json::from_slice(line)?;
+        ensure!(text(&event, "/type")? == "MODIFIED", "{event}");
+        let tick = text(&event, "/object/data/tick")?.parse()?;
+        ensure!(tick == self.tick + 1, "tick {tick} after {}", self.tick);
+        self.tick = tick;
+        self.version = text(&event, "/object/metadata/resourceVersion")?.to_owned();
+        Ok(())
+    }
+}
+
+fn text<'a>(json: &'a Value, at: &str) -> Result<&'a str> {
+    json.pointer(at).and_then(Value::as_str).with_context(|| format!("no {at} in {json}"))
+}
+
+async fn watches_lose_nothing_while_links_are_replaced(lab: Arc<Lab>) -> Result<()> {
+    lab.admin().stdout(&["create", "configmap", "clock", "--from-literal=tick=0"]).await?;
+    let target = Target::new(&lab, lab.cluster())?;
+    let client = target.http(Protocol::Http1)?;
+    let clock: Value = client.get(target.url(CLOCK)).send().await?.error_for_status()?.json().await?;
+    let version = text(&clock, "/metadata/resourceVersion")?;
+    let mut watches = JoinSet::new();
+    for protocol in [Protocol::Http1, Protocol::Http2].into_iter().cycle().take(WATCHES) {
+        let url = target.url("/api/v1/namespaces/default/configmaps?watch=1&fieldSelector=metadata.name%3Dclock");
+        let (client, version) = (target.http(protocol)?, version.to_owned());
+        watches.spawn(Watcher { client, url, version, tick: 0, ends: 0 }.follow());
+    }
+    let ticking = async {
+        let mut pace = tokio::time::interval(TICK);
+        for tick in 1..=TICKS {
+            pace.tick().await;
+            let patch = format!(r#"{{"data":{{"tick":"{tick}"}}}}"#);
+            let request = client.patch(target.url(CLOCK)).header("content-type", "application/merge-patch+json");
+            request.body(patch).send().await?.error_for_status().with_context(|| format!("tick {tick}"))?;
+        }
+        anyhow::Ok(())
+    };
+    let replacing = async {
+        for name in ["gateway-link", "gateway-link-1"] {
+            let process = lab.process(name)?;
+            let begun = Instant::now();
+            process.stop().await?.context("it did not run")?;
+            let stopped = begun.elapsed();
+            println!("{name}: stopped after {stopped:?}");
+            // Watches would hold it for its whole drain time.
+            ensure!(stopped < RESUMES, "{name} takes {stopped:?} to stop");
+            process.start().await?;
+            process.wait_ready(SOON).await?;
+        }
+        anyhow::Ok(())
+    };
+    tokio::try_join!(ticking, replacing)?;
+    let mut ends = 0;
+    while let Some(watcher) = timeout(SOON, watches.join_next()).await.context("a watch has not seen all")? {
+        ends += watcher??.ends;
+    }
+    println!("{WATCHES} watches saw {TICKS} ticks and were ended {ends} times");
+    ensure!(ends >= WATCHES, "the links that were replaced carried none of them");
     Ok(())
 }
 

@@ -68,7 +68,7 @@ impl Cluster {
 
     /// Whether a link takes requests now.
     pub fn is_reachable(&self) -> bool {
-        self.links().iter().any(|link| !link.going_away.load(Relaxed))
+        self.links().iter().any(|link| !link.leaving.is_cancelled())
     }
 
     /// For the user whose request found no link: what is the matter, and what to do.

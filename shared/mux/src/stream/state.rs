@@ -5,7 +5,7 @@
 use std::{
     collections::VecDeque,
     io::IoSlice,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, atomic::Ordering},
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -47,7 +47,7 @@ const BROKEN: u16 = RST_IN | CUT | EVICTED;
 const TRUST: u64 = 64 * 1024;
 const MOST_TRUST: u64 = 64;
 
-/// Received pieces that have to wait are put together up to this size: a slice would hold all of its message.
+/// Received pieces that have to wait are put together up to this size.
 const TOGETHER: usize = 64 * 1024;
 
 /// A window is widened when half of it was read within two round trips, which are taken for [`UNKNOWN`] as long as they
@@ -68,6 +68,8 @@ pub(crate) struct StreamState {
 struct Inner {
     /// How far the stream has come to its end.
     flags: u16,
+    /// It is counted in `Shared::over`.
+    over: bool,
 
     queue: VecDeque<Bytes>,
     /// What came behind `queue`, while nobody waited for it.
@@ -92,14 +94,6 @@ struct Inner {
     writer: Option<Waker>,
 }
 
-/// Why a frame of the peer ends the link.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Overrun {
-    /// It is larger than any that it may send.
-    Frame,
-    Window,
-}
-
 impl StreamState {
     /// One that this end opens. The peer learns of it with the first frame.
     pub(crate) fn opened(id: u32, shared: Arc<Shared>) -> Arc<Self> {
@@ -115,6 +109,7 @@ impl StreamState {
         let now = Instant::now();
         let inner = Inner {
             flags,
+            over: false,
             queue: VecDeque::new(),
             tail: BytesMut::new(),
             unread: 0,
@@ -141,20 +136,15 @@ impl StreamState {
         self.lock().has(flags)
     }
 
-    pub(crate) fn is_over(&self) -> bool {
-        let inner = self.lock();
-        inner.has(RST_IN) || inner.has(DROPPED) || inner.has(FIN_IN | FIN_OUT)
-    }
-
     // What the peer says.
 
-    /// A frame with so many bytes begins.
-    pub(crate) fn expect(&self, length: u32) -> Result<(), Overrun> {
+    /// A frame with so many bytes begins. An error with the rule that it breaks.
+    pub(crate) fn expect(&self, length: u32) -> Result<(), &'static str> {
         let mut inner = self.lock();
-        if length > inner.window {
-            return Err(Overrun::Frame);
+        if inner.has(FIN_IN) && length > 0 {
+            return Err("stream data behind its end");
         }
-        inner.granted = inner.granted.checked_sub(length).ok_or(Overrun::Window)?;
+        inner.granted = inner.granted.checked_sub(length).ok_or("more stream data than the window has room for")?;
         Ok(())
     }
 
@@ -178,6 +168,7 @@ impl StreamState {
     pub(crate) fn finish(&self) {
         let mut inner = self.lock();
         inner.flags |= FIN_IN;
+        inner.count_if_over(&self.shared);
         let reader = inner.wakes_reader();
         drop(inner);
         wake(reader);
@@ -192,11 +183,16 @@ impl StreamState {
     /// The link has ended.
     pub(crate) fn cut(&self) {
         self.fail(CUT);
+        if self.has(DROPPED) {
+            // Its last frame was still in the line.
+            self.shared.forget(self.id, false);
+        }
     }
 
     fn fail(&self, flag: u16) {
         let mut inner = self.lock();
         inner.flags |= flag;
+        inner.count_if_over(&self.shared);
         inner.kept = BytesMut::new();
         inner.reads = false;
         let waiting = [inner.reader.take(), inner.writer.take()];
@@ -232,22 +228,35 @@ impl StreamState {
     pub(crate) fn take_turn(&self) {
         let mut inner = self.lock();
         if inner.kept.is_empty() {
+            // Reset meanwhile, or dropped with nothing to be said for it.
+            let dropped = inner.has(DROPPED);
+            drop(inner);
+            if dropped {
+                self.shared.forget(self.id, false);
+            }
             return;
         }
         let body = std::mem::take(&mut inner.kept);
-        let mut flags = inner.due();
-        if inner.has(SHUT) {
-            flags |= frame::FIN;
-            inner.flags |= FIN_OUT;
-        }
+        let flags = inner.due();
         let mut output = lock(&self.shared.output);
         output.data(Header::data(flags, self.id, length(body.len())), [&body[..]]);
-        if inner.has(DROPPED) && !inner.has(FIN_IN) {
+        if inner.has(SHUT) {
+            // In a frame of its own: hashicorp/yamux looks at the flags of a frame before it has its body.
+            output.signal(Header::data(frame::FIN, self.id, 0));
+            inner.flags |= FIN_OUT;
+            inner.count_if_over(&self.shared);
+        }
+        let dropped = inner.has(DROPPED);
+        if dropped && !inner.has(FIN_IN) {
             output.signal(Header::data(frame::RST, self.id, 0));
         }
         drop(output);
         let writer = inner.writer.take();
+        let over = dropped && inner.uncount();
         drop(inner);
+        if dropped {
+            self.shared.forget(self.id, over);
+        }
         wake(writer);
     }
 
@@ -357,6 +366,7 @@ impl StreamState {
         inner.flags |= SHUT;
         if inner.kept.is_empty() {
             inner.flags |= FIN_OUT;
+            inner.count_if_over(&self.shared);
             let flags = inner.due() | frame::FIN;
             lock(&self.shared.output).signal(Header::data(flags, self.id, 0));
             drop(inner);
@@ -378,6 +388,9 @@ impl StreamState {
     fn abandon(&self, how: u16) -> bool {
         let mut inner = self.lock();
         let first = inner.flags & (DROPPED | EVICTED) == 0;
+        if !first && how == EVICTED {
+            return false;
+        }
         let unknown = inner.flags & (SYN_DUE | BROKEN) != 0;
         // What was written before the end still goes out; `take_turn` sees it off.
         let later = how == DROPPED && inner.has(SHUT) && !inner.has(FIN_OUT);
@@ -397,14 +410,15 @@ impl StreamState {
         }
         inner.reads = false;
         let waiting = [inner.reader.take(), inner.writer.take()];
+        let over = first && !later && inner.uncount();
         drop(inner);
         if owed {
             self.shared.backlog.add_permits(1);
         }
-        if first {
-            self.shared.forget(self.id);
-            self.shared.said();
+        if first && !later {
+            self.shared.forget(self.id, over);
         }
+        self.shared.said();
         waiting.into_iter().for_each(wake);
         first
     }
@@ -426,6 +440,19 @@ impl Inner {
         self.flags & flags == flags
     }
 
+    /// Once it has ended on the wire, the peer has room for another.
+    fn count_if_over(&mut self, shared: &Shared) {
+        let over = self.has(RST_IN) || self.has(FIN_IN | FIN_OUT);
+        if over && self.flags & (DROPPED | EVICTED) == 0 && !std::mem::replace(&mut self.over, true) {
+            shared.over.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// True when it was counted.
+    fn uncount(&mut self) -> bool {
+        std::mem::take(&mut self.over)
+    }
+
     /// The flags that the next frame has to carry.
     fn due(&mut self) -> u16 {
         let syn = if self.has(SYN_DUE) { frame::SYN } else { 0 };
@@ -435,12 +462,12 @@ impl Inner {
     }
 
     fn push(&mut self, bytes: Bytes) {
-        // Taken at once, and the rest of its message with it.
+        // Somebody waits for it: it is taken as it is.
         if self.reads {
             self.queue.push_back(bytes);
             return;
         }
-        if self.tail.len() + bytes.len() > TOGETHER {
+        if !self.tail.is_empty() && self.tail.len() + bytes.len() > TOGETHER {
             self.queue.push_back(std::mem::take(&mut self.tail).freeze());
         }
         self.tail.extend_from_slice(&bytes);
@@ -470,9 +497,10 @@ impl Inner {
         let mut credit = std::mem::take(&mut self.owed);
         let brisk = shared.counters.rtt().map_or(UNKNOWN, |rtt| 2 * rtt).max(BRISK);
         if took < brisk {
-            let more = shared.widen(self.window).unwrap_or(0);
-            self.window += more;
-            credit += more;
+            if shared.widen(self.window) {
+                credit += self.window;
+                self.window *= 2;
+            }
         } else if took > SLOW && self.window > INITIAL_WINDOW {
             let less = (self.window - INITIAL_WINDOW).min(credit);
             shared.narrow(less);

@@ -46,7 +46,7 @@ async fn a_stream_is_not_held_up_by_a_long_way() {
     const DELAY: Duration = Duration::from_millis(20);
     let mut took = Vec::new();
     for windows in [Windows::Fixed, Windows::Tuned] {
-        let config = Config { stream_window_total: 32 << 20, ..Config::default() };
+        let config = Config::default();
         let (near, far) = far_apart(DELAY).await;
         let (near, far) = handshake(near, far, &config).await;
         let (mut agent, control_plane) =

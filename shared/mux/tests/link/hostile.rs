@@ -22,6 +22,7 @@ const GO_AWAY: u8 = 3;
 const SYN: u16 = 1;
 const ACK: u16 = 2;
 const FIN: u16 = 4;
+const RST: u16 = 8;
 
 fn header(kind: u8, flags: u16, stream: u32, length: u32) -> Vec<u8> {
     let mut bytes = vec![0, kind];
@@ -77,7 +78,13 @@ async fn each_broken_rule_has_its_close_code() {
         ("unknown version", binary([&[1][..], &[0; 11]].concat()), CloseCode::Protocol, "protocol"),
         ("unknown type", binary(header(9, 0, 1, 0)), CloseCode::Protocol, "protocol"),
         ("text as stream data", binary(b"GET / HTTP/1.1\r\n\r\n".to_vec()), CloseCode::Protocol, "protocol"),
-        ("huge frame", binary(header(DATA, SYN, 1, 2 << 20)), CloseCode::Size, "too_big"),
+        ("huge frame", binary(header(DATA, SYN, 1, 2 << 20)), CloseCode::Protocol, "protocol"),
+        (
+            "data after the end",
+            binary([data(SYN | FIN, 1, b"x"), data(0, 1, b"y")].concat()),
+            CloseCode::Protocol,
+            "protocol",
+        ),
         ("id of the wrong end", binary(data(SYN, 2, b"x")), CloseCode::Protocol, "protocol"),
         ("id in use", binary([data(SYN, 1, b"x"), data(SYN, 1, b"x")].concat()), CloseCode::Protocol, "protocol"),
         ("beyond the window", messages, CloseCode::Protocol, "protocol"),
@@ -105,12 +112,6 @@ async fn each_broken_rule_has_its_close_code() {
         ),
         ("many texts", (0..9).map(|i| Message::text(i.to_string())).collect(), CloseCode::Policy, "control_flood"),
         ("much text", (0..3).map(|_| Message::text("x".repeat(50_000))).collect(), CloseCode::Policy, "control_flood"),
-        (
-            "many streams",
-            binary((0..5).flat_map(|i| data(SYN, 1 + 2 * i, b"x")).collect()),
-            CloseCode::Policy,
-            "accept_flood",
-        ),
     ];
     for (case, messages, code, kind) in cases {
         let (mut client, end) = victim(&small()).await;
@@ -154,7 +155,59 @@ async fn the_agent_is_quiet_until_spoken_to() {
     }
 }
 
-/// yamux wants to say what is wrong before it goes on, and nobody reads that: nothing may gather behind it.
+#[tokio::test]
+async fn streams_that_nobody_takes_in_time_are_reset_alone() {
+    let (mut client, mut end) = victim(&small()).await;
+    client.send(Message::binary((0..5).flat_map(|i| data(SYN, 1 + 2 * i, b"x")).collect::<Vec<_>>())).await.unwrap();
+    let refused = loop {
+        let message = soon("the refusal", client.next()).await.unwrap().unwrap();
+        if message.is_binary() {
+            break message.into_data();
+        }
+    };
+    assert_eq!(refused, header(DATA, RST, 9, 0));
+    for _ in 0..4 {
+        let mut stream = soon("a stream", end.streams.recv()).await.unwrap();
+        assert_eq!(soon("a chunk", stream.chunk()).await.unwrap().unwrap(), "x");
+    }
+    assert_eq!((end.link.stats().accepted, end.link.stats().refused), (4, 1));
+}
+
+/// Each stream that is opened has to be answered, and so has each ping: whoever takes no answers gets no more of them.
+#[tokio::test]
+async fn a_peer_that_asks_for_more_than_it_takes_is_not_listened_to() {
+    for ask in [data(SYN, 1, b""), header(PING, SYN, 0, 7)] {
+        let config = Config { max_streams: 16, ..Config::default() };
+        let (mut client, mut end) = victim(&config).await;
+        let link = end.link.clone();
+        let taking = tokio::spawn(async move { while end.streams.recv().await.is_some() {} });
+        let mut id = 1;
+        let asking = async {
+            loop {
+                let mut frames = Vec::new();
+                for _ in 0..10_000 {
+                    let mut frame = ask.clone();
+                    if frame[1] == DATA {
+                        frame[4..8].copy_from_slice(&u32::to_be_bytes(id));
+                        id += 2;
+                    }
+                    frames.extend(frame);
+                }
+                if client.send(Message::binary(frames)).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let why = tokio::select! {
+            why = soon("the end", link.closed()) => why,
+            () = asking => soon("the end", link.closed()).await,
+        };
+        assert_eq!(why.kind(), "protocol", "{why}");
+        taking.abort();
+    }
+}
+
+/// Nobody reads what is said of it: nothing may gather behind it.
 #[tokio::test]
 async fn a_peer_that_breaks_the_rules_and_reads_nothing_is_not_listened_to() {
     let (mut client, mut end) = victim(&Config::default()).await;

@@ -131,7 +131,7 @@ async fn linked_agent(tcp: TcpStream, tls: Tls, taken: Arc<AtomicU64>) -> Result
     tcp.set_nodelay(true)?;
     // The roles in TLS and WebSocket are those of the product, though it is the other end that dials.
     let tls = TlsConnector::from(tls.client).connect(ServerName::try_from("link.test")?, tcp).await?;
-    let config = Config { stream_window_total: WINDOWS, ..Config::default() };
+    let config = Config::default();
     let (ws, _) = client_async_with_config("ws://link.test/", Timed::new(tls), Some(config.websocket())).await?;
     let (link, mut incoming, driver) = mux::start(ws, Role::Agent, config);
     link.start_streams(Windows::Tuned);
@@ -148,9 +148,6 @@ async fn linked_agent(tcp: TcpStream, tls: Tls, taken: Arc<AtomicU64>) -> Result
     Ok(())
 }
 
-/// What fast streams may have in their windows, as on a link over a long distance.
-const WINDOWS: usize = 128 << 20;
-
 /// The control plane's end. The future that comes with it has to run meanwhile.
 pub(super) async fn dial(subject: Subject, way: SocketAddr, tls: Tls) -> Result<(Open, BoxFuture<'static, ()>)> {
     if subject == Subject::Direct {
@@ -166,7 +163,7 @@ pub(super) async fn dial(subject: Subject, way: SocketAddr, tls: Tls) -> Result<
     let tcp = TcpStream::connect(way).await?;
     tcp.set_nodelay(true)?;
     let tls = TlsAcceptor::from(tls.server).accept(tcp).await?;
-    let config = Config { stream_window_total: WINDOWS, ..Config::default() };
+    let config = Config::default();
     let ws = accept_async_with_config(Timed::new(tls), Some(config.websocket())).await?;
     let (link, incoming, driver) = mux::start(ws, Role::ControlPlane, config);
     link.start_streams(Windows::Tuned);

@@ -1,3 +1,5 @@
+use tokio_util::sync::CancellationToken;
+
 use super::*;
 use crate::clusters::{AgentLink, Clusters};
 use crate::store::Folder;
@@ -15,7 +17,7 @@ async fn link() -> Arc<AgentLink> {
     let (near, _far) = tokio::io::duplex(1024);
     let socket = WebSocketStream::from_raw_socket(mux::Timed::new(near), Role::Server, None).await;
     let (link, ..) = mux::start(socket, mux::Role::ControlPlane, mux::Config::default());
-    Arc::new(AgentLink::new(AgentId::new("agent-1").unwrap(), link, 1))
+    Arc::new(AgentLink::new(AgentId::new("agent-1").unwrap(), link, 1, &CancellationToken::new()))
 }
 
 #[tokio::test]
@@ -42,7 +44,7 @@ async fn a_cluster_says_why_it_takes_no_requests() {
     let live = link().await;
     cluster.add(Arc::clone(&live), true).unwrap();
     assert!(cluster.is_reachable() && cluster.pick(&[]).is_some());
-    live.going_away.store(true, Relaxed);
+    live.leaving.cancel();
     says("its agent is shutting down, and no other is connected; try again soon");
     drop(older);
     cluster.remove(&live);

@@ -348,7 +348,7 @@ async fn a_request_of_which_nothing_was_sent_takes_another_way() {
         tokio::spawn(async move { hello_server(server, Arc::default()).await });
         Ok::<_, std::io::Error>((Socket::new(client), Arc::clone(&other)))
     };
-    let post = Request::post("/once").header(header::HOST, "test").body(Full::from("x")).unwrap();
+    let post = Request::post("/once").header(header::HOST, "test").body(Full::default()).unwrap();
     assert_eq!(text(first.send(post, connect).await.unwrap()).await, "hello");
     assert_eq!((ways.into_inner(), first.idle(), other.idle()), (2, 0, 1), "the connection waits where it belongs");
 }

@@ -94,7 +94,7 @@ impl Default for Links {
             ping_interval: Duration::from_secs(10),
             dead_after: Duration::from_secs(20),
             max_streams: 4096,
-            window_total: 32 << 20,
+            window_total: 64 << 20,
             unread_total: 128 << 20,
             max_message: 4 << 20,
             max_idle_streams: 256,

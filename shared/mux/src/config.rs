@@ -57,7 +57,7 @@ impl Default for Config {
             ping_interval: Duration::from_secs(10),
             dead_after: Duration::from_secs(20),
             close_timeout: Duration::from_secs(2),
-            stream_window_total: 32 << 20,
+            stream_window_total: 64 << 20,
             unread: Arc::new(Unread::limited(64 << 20)),
         }
     }

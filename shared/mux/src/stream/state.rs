@@ -50,11 +50,15 @@ const MOST_TRUST: u64 = 64;
 /// Received pieces that have to wait are put together up to this size.
 const TOGETHER: usize = 64 * 1024;
 
-/// A window is widened when half of it was read within two round trips, which are taken for [`UNKNOWN`] as long as they
-/// are not known and for at least [`BRISK`]: the reader keeps up, and the window is what limits. It is narrowed when that
-/// took longer than [`SLOW`].
-const UNKNOWN: Duration = Duration::from_millis(200);
-const BRISK: Duration = Duration::from_millis(2);
+/// The part of a window that is granted again at once. Less than it may be left of what is under way when the last grant
+/// goes out, and that much is not carried in each round trip: with a half, half of the window.
+const PART: u32 = 4;
+
+/// A window is widened when a part of it was read within a round trip, which is taken for [`UNKNOWN`] as long as it is not
+/// known and for at least [`BRISK`]: the reader keeps up, and the window is what limits. It is narrowed when that took
+/// longer than [`SLOW`].
+const UNKNOWN: Duration = Duration::from_millis(100);
+const BRISK: Duration = Duration::from_millis(1);
 const SLOW: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
@@ -487,15 +491,15 @@ impl Inner {
         if std::mem::take(&mut self.reads) { self.reader.take() } else { None }
     }
 
-    /// Once half of the window is owed: what to grant the peer, with the window moved towards what the reader can take.
+    /// Once a part of the window is owed: what to grant the peer, with the window moved towards what the reader can take.
     fn grant(&mut self, now: Instant, shared: &Shared) -> u32 {
-        if self.flags & (FIN_IN | BROKEN) != 0 || self.owed < self.window / 2 {
+        if self.flags & (FIN_IN | BROKEN) != 0 || self.owed < self.window / PART {
             return 0;
         }
         let took = now.saturating_duration_since(self.last_grant);
         self.last_grant = now;
         let mut credit = std::mem::take(&mut self.owed);
-        let brisk = shared.counters.rtt().map_or(UNKNOWN, |rtt| 2 * rtt).max(BRISK);
+        let brisk = shared.counters.rtt().unwrap_or(UNKNOWN).max(BRISK);
         if took < brisk {
             if shared.widen(self.window) {
                 credit += self.window;

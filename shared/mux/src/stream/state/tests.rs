@@ -7,6 +7,7 @@ use super::*;
 use crate::{
     config::{Config, OUT_LIMIT, Role, Windows},
     frame::{ACK, FIN, RST, SYN},
+    unread::Unread,
 };
 
 #[derive(Default)]
@@ -19,7 +20,8 @@ impl Wake for Count {
 }
 
 fn shared() -> Arc<Shared> {
-    let shared = Arc::new(Shared::new(Role::ControlPlane, &Config::default()));
+    let config = Config { unread: Arc::new(Unread::limited(1 << 30)), ..Config::default() };
+    let shared = Arc::new(Shared::new(Role::ControlPlane, &config));
     shared.start(Windows::Tuned);
     shared
 }
@@ -177,11 +179,11 @@ fn several_buffers_share_a_frame() {
     assert_eq!(said(&shared), [header(SYN, 2, 8), b"headbody".to_vec()].concat());
 }
 
-/// Reads half of a window, and gives what the peer is granted for it.
+/// Reads a part of a window, and gives what the peer is granted for it.
 fn grant(stream: &StreamState, shared: &Shared) -> u32 {
-    let half = stream.lock().window / 2;
-    stream.expect(half).unwrap();
-    stream.receive(vec![0; half as usize].into());
+    let part = stream.lock().window / PART;
+    stream.expect(part).unwrap();
+    stream.receive(vec![0; part as usize].into());
     while poll(|cx| stream.poll_piece(cx)).is_some() {}
     let said = said(shared);
     let Some(last) = said.last_chunk() else { return 0 };
@@ -195,30 +197,36 @@ fn a_window_grows_while_its_reader_keeps_up_and_shrinks_again() {
     let shared = shared();
     let stream = StreamState::accepted(1, shared.clone(), INITIAL_WINDOW);
     stream.acknowledge();
-    let half = INITIAL_WINDOW / 2;
-    assert_eq!(grant(&stream, &shared), half + INITIAL_WINDOW, "doubled");
-    assert_eq!(grant(&stream, &shared), 2 * half + 2 * INITIAL_WINDOW, "doubled again");
+    let part = INITIAL_WINDOW / PART;
+    assert_eq!(grant(&stream, &shared), part + INITIAL_WINDOW, "doubled");
+    assert_eq!(grant(&stream, &shared), 2 * part + 2 * INITIAL_WINDOW, "doubled again");
     stream.lock().last_grant -= Duration::from_secs(1);
-    assert_eq!(grant(&stream, &shared), 4 * half, "neither fast nor slow");
-    stream.lock().last_grant -= Duration::from_secs(3);
-    assert_eq!(grant(&stream, &shared), 0, "narrowed by what it had read");
-    stream.lock().last_grant -= Duration::from_secs(3);
-    assert_eq!(grant(&stream, &shared), 0);
-    stream.lock().last_grant -= Duration::from_secs(3);
-    assert_eq!(grant(&stream, &shared), half, "it never falls below the first");
+    assert_eq!(grant(&stream, &shared), 4 * part, "neither fast nor slow");
+    for _ in 0..20 {
+        stream.lock().last_grant -= Duration::from_secs(3);
+        let before = stream.lock().window;
+        let granted = grant(&stream, &shared);
+        let now = stream.lock().window;
+        assert_eq!(granted + (before - now), before / PART, "narrowed by what it had read");
+    }
+    assert_eq!(stream.lock().window, INITIAL_WINDOW, "it never falls below the first");
     // One has half of what is left for all together, and gives it back.
     let total = Config::default().stream_window_total;
     for _ in 0..20 {
         grant(&stream, &shared);
     }
     let most = usize::try_from(stream.lock().window).unwrap();
-    assert!(most <= total / 2 && most > total / 8, "{most}");
+    assert_eq!(most, total / 2, "{most}");
     let other = StreamState::accepted(3, shared.clone(), INITIAL_WINDOW);
-    assert_eq!(grant(&other, &shared), half + INITIAL_WINDOW, "there is some left");
+    assert_eq!(grant(&other, &shared), part + INITIAL_WINDOW, "there is some left");
     other.close();
     stream.close();
     assert!(shared.widen(length(total / 2)));
     assert!(!shared.widen(length(total / 2)));
+    // Nor does one get what could fill all that may be left unread.
+    shared.narrow(length(total / 2));
+    shared.unread.add(1 << 29);
+    assert!(!shared.widen(INITIAL_WINDOW));
 }
 
 #[test]

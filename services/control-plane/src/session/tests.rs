@@ -21,7 +21,7 @@ struct Ongoing {
     /// None once the client is gone.
     client: Option<DuplexStream>,
     /// What the cluster's side sends; none once it has ended.
-    sends: Option<mpsc::UnboundedSender<io::Result<Bytes>>>,
+    sends: Option<mpsc::Sender<io::Result<Bytes>>>,
     /// What it is sent.
     receives: DuplexStream,
     token: Arc<TokenRecord>,
@@ -35,7 +35,7 @@ impl Ongoing {
         let token = Arc::new(NewToken::generate(Grant::User { user, clusters: None }).record);
         let (client, client_end) = duplex(64);
         let (receives, cluster_end) = duplex(64);
-        let (sends, mut sent) = mpsc::unbounded_channel();
+        let (sends, mut sent) = mpsc::channel(8);
         let sent = StreamReader::new(stream::poll_fn(move |cx| sent.poll_recv(cx)));
         let cluster = Socket::new(tokio::io::join(sent, cluster_end));
         let session = Session { cluster, token: Arc::clone(&token), websocket };
@@ -46,7 +46,7 @@ impl Ongoing {
     }
 
     fn send(&self, bytes: &'static [u8]) {
-        self.sends.as_ref().unwrap().send(Ok(Bytes::from_static(bytes))).unwrap();
+        self.sends.as_ref().unwrap().try_send(Ok(Bytes::from_static(bytes))).unwrap();
     }
 
     /// The client has all that was sent so far.
@@ -59,7 +59,7 @@ impl Ongoing {
 
     fn breaks(&self) {
         let error = io::Error::new(io::ErrorKind::ConnectionReset, "10.0.0.7 did it");
-        self.sends.as_ref().unwrap().send(Err(error)).unwrap();
+        self.sends.as_ref().unwrap().try_send(Err(error)).unwrap();
     }
 
     /// What the client reads up to the end, as one that closes then.

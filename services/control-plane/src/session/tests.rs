@@ -35,7 +35,7 @@ impl Ongoing {
         let token = Arc::new(NewToken::generate(Grant::User { user, clusters: None }).record);
         let (client, client_end) = duplex(64);
         let (receives, cluster_end) = duplex(64);
-        let (sends, mut sent) = mpsc::channel(8);
+        let (sends, mut sent) = mpsc::channel(1024);
         let sent = StreamReader::new(stream::poll_fn(move |cx| sent.poll_recv(cx)));
         let cluster = Socket::new(tokio::io::join(sent, cluster_end));
         let session = Session { cluster, token: Arc::clone(&token), websocket };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use mux::{CloseCode, Closed, Incoming, Link, LinkMetrics, Role, Timed, Unread, Windows};
+use mux::{CloseCode, Closed, ControlFrame, Incoming, Link, LinkMetrics, Role, Timed, Unread, Windows};
 use protocol::message::{ErrorReport, GatewayHello, GoAway, Register, RegisterSuccess, YamuxConfig};
 use protocol::{AgentMessage, ControlMessage, RequestId, capability};
 use runtime::error_text;
@@ -47,6 +47,8 @@ pub enum LinkError {
     NoRegistration,
     #[error("message that cannot be read: {0}")]
     Unreadable(#[from] protocol::ParseError),
+    #[error("a binary message before the link carries streams")]
+    NotText,
     #[error("registration refused: {0}")]
     Refused(#[from] RegistrationRefused),
     #[error("the agent's token was revoked")]
@@ -99,6 +101,7 @@ impl Agents {
                 self.metrics.bad_messages.fetch_add(1, Relaxed);
                 link.close(CloseCode::Invalid, "message cannot be read");
             }
+            LinkError::NotText => link.close(CloseCode::Protocol, "a binary message before streams were negotiated"),
             LinkError::NoRegistration => link.close(CloseCode::Policy, "no registration"),
             LinkError::Refused(_) => {
                 self.metrics.refused_agents.fetch_add(1, Relaxed);
@@ -168,8 +171,9 @@ impl Agents {
 
 async fn first_register(incoming: &mut Incoming, link: &Link) -> Result<(Option<RequestId>, Register), LinkError> {
     loop {
-        let Some(text) = incoming.control.recv().await else { return Err(link.closed().await.into()) };
-        if let (request_id, AgentMessage::Register(register)) = AgentMessage::parse(&text)? {
+        let Some(frame) = incoming.control.recv().await else { return Err(link.closed().await.into()) };
+        let text = frame.as_text().ok_or(LinkError::NotText)?;
+        if let (request_id, AgentMessage::Register(register)) = AgentMessage::parse(text)? {
             return Ok((request_id, *register));
         }
         let ask = ControlMessage::Error(ErrorReport::new("not registered: send register first"));
@@ -208,10 +212,10 @@ impl Registered<'_> {
         let mut stopping = false;
         loop {
             tokio::select! {
-                text = incoming.control.recv() => match text {
-                    Some(text) => {
+                frame = incoming.control.recv() => match frame {
+                    Some(frame) => {
                         let left = self.leaving.is_cancelled();
-                        self.message(&text).await?;
+                        self.message(&frame).await?;
                         if !left && self.leaving.is_cancelled() {
                             checks = interval(DRAIN_CHECK);
                         }
@@ -252,7 +256,8 @@ impl Registered<'_> {
         }
     }
 
-    async fn message(&mut self, text: &str) -> Result<(), LinkError> {
+    async fn message(&mut self, frame: &ControlFrame) -> Result<(), LinkError> {
+        let text = frame.as_text().ok_or(LinkError::NotText)?;
         let (request_id, message) = AgentMessage::parse(text)?;
         self.cluster.seen();
         match message {
@@ -282,7 +287,11 @@ impl Registered<'_> {
                 self.agents.metrics.unknown_messages.fetch_add(1, Relaxed);
                 tracing::debug!(kind, "message of unknown type");
             }
-            AgentMessage::GatewayHelloAck(_) | AgentMessage::Pong(_) => {}
+            AgentMessage::GatewayHelloAck(_)
+            | AgentMessage::Pong(_)
+            | AgentMessage::TokenRefreshAck
+            | AgentMessage::ConfigAck(_)
+            | AgentMessage::Proxy(_) => {}
         }
         Ok(())
     }

@@ -10,7 +10,9 @@ use tokio::time::{Instant, timeout_at};
 use crate::options::Options;
 
 /// What this agent can do beyond the published protocol.
-pub const CAPABILITIES: [&str; 2] = [capability::STREAMS_2, capability::LINKS_N];
+pub fn capabilities() -> Vec<String> {
+    [capability::STREAMS_2, capability::LINKS_N].map(str::to_owned).to_vec()
+}
 
 /// A registration that holds.
 #[derive(Clone, Debug)]
@@ -56,11 +58,12 @@ pub async fn register(
     let limit = options.pipeops.timeout.get();
     let mut deadline = Instant::now() + limit;
     let success = loop {
-        let text = timeout_at(deadline, control.recv())
+        let frame = timeout_at(deadline, control.recv())
             .await
             .map_err(|_| RegisterError::Timeout(limit))?
             .ok_or(RegisterError::Lost)?;
-        match ControlMessage::parse(&text)?.1 {
+        let Some(text) = frame.as_text() else { continue };
+        match ControlMessage::parse(text)?.1 {
             ControlMessage::RegisterSuccess(success) => break success,
             ControlMessage::RegisterInProgress => deadline = Instant::now() + limit,
             ControlMessage::Error(ErrorReport { error, .. }) => return Err(RegisterError::Refused(error)),
@@ -118,7 +121,7 @@ fn describe(options: &Options, version: &str, identity: &Identity) -> Register {
         registration_mode: if identity.cluster_id.is_some() { "resume" } else { "fresh" }.to_owned(),
         ..RegisterMetadata::default()
     });
-    register.capabilities = CAPABILITIES.iter().map(ToString::to_string).collect();
+    register.capabilities = capabilities();
     register
 }
 

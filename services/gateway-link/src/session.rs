@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bus::state::Identity;
-use mux::{CloseCode, Closed, Incoming, Link, LinkMetrics, Role, Windows};
+use mux::{CloseCode, Closed, ControlFrame, Incoming, Link, LinkMetrics, Role, Windows};
 use protocol::message::{GatewayHelloAck, GoAway, Pong, ProtocolFallback};
 use protocol::{AgentMessage, ControlMessage};
 use runtime::Condition;
@@ -14,7 +14,7 @@ use crate::dial::{DialError, Dialer};
 use crate::forward::Forwarder;
 use crate::heartbeat::heartbeats;
 use crate::options::Options;
-use crate::register::{CAPABILITIES, RegisterError, Registered, register};
+use crate::register::{RegisterError, Registered, capabilities, register};
 
 /// Everything a link needs that outlives it.
 #[derive(Debug)]
@@ -137,8 +137,8 @@ impl Established<'_> {
         let mut cut = false;
         loop {
             tokio::select! {
-                text = self.incoming.control.recv() => match text {
-                    Some(text) => self.control(&text).await?,
+                frame = self.incoming.control.recv() => match frame {
+                    Some(frame) => self.control(&frame).await?,
                     None if stopping => return Ok(()),
                     None => return Err(self.link.closed().await.into()),
                 },
@@ -172,7 +172,11 @@ impl Established<'_> {
         }
     }
 
-    async fn control(&mut self, text: &str) -> Result<(), SessionError> {
+    async fn control(&mut self, frame: &ControlFrame) -> Result<(), SessionError> {
+        let Some(text) = frame.as_text() else {
+            tracing::warn!("a binary message before the link carries streams");
+            return Ok(());
+        };
         let (request_id, message) = match ControlMessage::parse(text) {
             Ok(parsed) => parsed,
             Err(error) => {
@@ -184,7 +188,7 @@ impl Established<'_> {
             ControlMessage::GatewayHello(hello) if hello.use_yamux => {
                 // Streams may follow the acknowledgement at once, so they must be understood before it leaves.
                 self.link.start_streams(if self.registered.tuned { Windows::Tuned } else { Windows::Fixed });
-                let capabilities = CAPABILITIES.iter().map(ToString::to_string).collect();
+                let capabilities = capabilities();
                 self.say(AgentMessage::GatewayHelloAck(GatewayHelloAck { use_yamux: true, capabilities })).await;
                 self.links.condition.ready();
             }

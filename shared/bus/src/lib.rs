@@ -16,6 +16,7 @@
 //! process; a reader that does not read stops only its own stream.
 
 mod bus;
+pub mod facts;
 mod frame;
 mod ledger;
 mod local;

@@ -8,7 +8,10 @@ use protocol::StreamKind;
 
 use crate::{
     Request, Service,
-    state::{GetIdentity, SaveRegistration},
+    facts::{AskProxyExecutor, AskStateKeeper, CheckMonitoring, CheckProxyPolicy},
+    state::{
+        AcquireLease, GetConfig, GetIdentity, GetLinkToken, ReleaseLease, SaveConfig, SaveLinkToken, SaveRegistration,
+    },
 };
 
 /// How a subject is used.
@@ -35,21 +38,38 @@ pub struct Row {
 /// Prefix of the subjects that stream frames go to: `<prefix>.<service>.<instance>`.
 pub const STREAM_IO: &str = "pipeops.stream.io";
 
+const LINK: &[Service] = &[Service::GatewayLink];
+/// Those who want to know how the others are.
+const OBSERVERS: &[Service] = &[Service::GatewayLink, Service::LocalApi];
+/// Those of which one instance leads.
+const CANDIDATES: &[Service] = &[Service::GatewayLink, Service::RouteSyncer, Service::ComponentsInstaller];
+/// Those whom the control plane's wishes concern.
+const CONFIGURED: &[Service] = &[
+    Service::GatewayLink,
+    Service::ProxyExecutor,
+    Service::RouteSyncer,
+    Service::ComponentsInstaller,
+    Service::LocalApi,
+];
+
+/// A row of a request.
+const fn request<R: Request>(publishers: &'static [Service], payload: &'static str) -> Row {
+    Row { subject: R::SUBJECT, pattern: Pattern::Request, payload, publishers, subscriber: R::SERVED_BY }
+}
+
 pub const TABLE: &[Row] = &[
-    Row {
-        subject: GetIdentity::SUBJECT,
-        pattern: Pattern::Request,
-        payload: "state::GetIdentity -> state::Identity | state::StateError",
-        publishers: &[Service::GatewayLink, Service::LocalApi],
-        subscriber: GetIdentity::SERVED_BY,
-    },
-    Row {
-        subject: SaveRegistration::SUBJECT,
-        pattern: Pattern::Request,
-        payload: "state::SaveRegistration -> state::Identity | state::StateError",
-        publishers: &[Service::GatewayLink],
-        subscriber: SaveRegistration::SERVED_BY,
-    },
+    request::<GetIdentity>(OBSERVERS, "state::GetIdentity -> state::Identity | state::StateError"),
+    request::<SaveRegistration>(LINK, "state::SaveRegistration -> state::Identity | state::StateError"),
+    request::<GetLinkToken>(LINK, "state::GetLinkToken -> state::StoredLinkToken | state::StateError"),
+    request::<SaveLinkToken>(LINK, "state::SaveLinkToken -> state::Done | state::StateError"),
+    request::<GetConfig>(CONFIGURED, "state::GetConfig -> state::StoredConfig | state::StateError"),
+    request::<SaveConfig>(LINK, "state::SaveConfig -> state::Done | state::StateError"),
+    request::<AcquireLease>(CANDIDATES, "state::AcquireLease -> state::LeaseState | state::StateError"),
+    request::<ReleaseLease>(CANDIDATES, "state::ReleaseLease -> state::Done | state::StateError"),
+    request::<AskProxyExecutor>(OBSERVERS, "facts::AskProxyExecutor -> facts::Facts"),
+    request::<AskStateKeeper>(OBSERVERS, "facts::AskStateKeeper -> facts::Facts"),
+    request::<CheckProxyPolicy>(LINK, "facts::CheckProxyPolicy -> facts::Verdict"),
+    request::<CheckMonitoring>(LINK, "facts::CheckMonitoring -> facts::Verdict"),
     Row {
         subject: stream_open(StreamKind::Kube),
         pattern: Pattern::Stream(StreamKind::Kube),

@@ -1,5 +1,6 @@
 use std::sync::{Arc, atomic::Ordering};
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
@@ -12,19 +13,45 @@ pub struct Incoming {
     pub streams: Streams,
 }
 
-/// Text messages of the peer, in order.
+/// A message of the peer that is not part of the yamux session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ControlFrame {
+    Text(Utf8Bytes),
+    /// Only before [`Link::start_streams`](crate::Link::start_streams).
+    Binary(Bytes),
+}
+
+impl ControlFrame {
+    /// Its text: also that of a binary one that begins as a JSON object does, as which some peers send their messages.
+    pub fn as_text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Binary(bytes) if bytes.first() == Some(&b'{') => std::str::from_utf8(bytes).ok(),
+            Self::Binary(_) => None,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Binary(bytes) => bytes.len(),
+        }
+    }
+}
+
+/// Messages of the peer, in order.
 #[derive(Debug)]
 pub struct Control {
-    pub(crate) queue: mpsc::Receiver<Utf8Bytes>,
+    pub(crate) queue: mpsc::Receiver<ControlFrame>,
     pub(crate) shared: Arc<Shared>,
 }
 
 impl Control {
     /// The next message; `None` when the link has ended. Losing the future loses nothing.
-    pub async fn recv(&mut self) -> Option<Utf8Bytes> {
-        let text = self.queue.recv().await?;
-        self.shared.control_bytes.fetch_sub(text.len(), Ordering::AcqRel);
-        Some(text)
+    pub async fn recv(&mut self) -> Option<ControlFrame> {
+        let message = self.queue.recv().await?;
+        self.shared.control_bytes.fetch_sub(message.len(), Ordering::AcqRel);
+        Some(message)
     }
 }
 

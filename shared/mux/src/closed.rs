@@ -25,7 +25,7 @@ pub enum Closed {
     NotUtf8,
     #[error("the peer sent a message above the limit: {0}")]
     TooBig(String),
-    #[error("text messages arrive faster than they are handled")]
+    #[error("control messages arrive faster than they are handled")]
     ControlFlood,
     #[error("the task that drives the link was dropped")]
     Dropped,
@@ -58,7 +58,7 @@ impl Closed {
             Self::Protocol(_) => (CloseCode::Protocol, "protocol error"),
             Self::NotUtf8 => (CloseCode::Invalid, "text is not UTF-8"),
             Self::TooBig(_) => (CloseCode::Size, "message too big"),
-            Self::ControlFlood => (CloseCode::Policy, "too many text messages"),
+            Self::ControlFlood => (CloseCode::Policy, "too many control messages"),
             Self::Peer { .. } | Self::Lost | Self::Io(_) | Self::Dead(_) | Self::Dropped => return None,
         };
         Some(CloseFrame { code, reason: Utf8Bytes::from_static(reason) })

@@ -13,13 +13,10 @@ use tokio::{
     sync::mpsc,
     time::{Instant, Sleep, sleep_until},
 };
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{Message, Utf8Bytes},
-};
+use tokio_tungstenite::{WebSocketStream, tungstenite::Message};
 
 use crate::{
-    accept::{Control, Incoming, Streams},
+    accept::{Control, ControlFrame, Incoming, Streams},
     closed::Closed,
     closing::Closing,
     config::{Config, LAZY, OUT_LIMIT, Role},
@@ -96,7 +93,7 @@ pub struct Driver<S> {
     io: Io<S>,
     session: Session,
     /// Until the link ends.
-    control: Option<mpsc::Sender<Utf8Bytes>>,
+    control: Option<mpsc::Sender<ControlFrame>>,
     shared: Arc<Shared>,
     config: Config,
     wakers: Wakers,
@@ -180,7 +177,7 @@ where
             let message = message.transpose()?.ok_or(Closed::Lost)?;
             match message {
                 Message::Binary(bytes) => self.on_binary(bytes)?,
-                Message::Text(text) => self.on_text(text)?,
+                Message::Text(text) => self.on_control(ControlFrame::Text(text))?,
                 Message::Pong(payload) => {
                     if let Some(rtt) = self.liveness.pong(&payload, Instant::now()) {
                         let nanos = u64::try_from(rtt.as_nanos()).unwrap_or(u64::MAX).max(1);
@@ -197,18 +194,21 @@ where
     }
 
     fn on_binary(&mut self, bytes: Bytes) -> Result<(), Closed> {
+        if !self.shared.is_started() {
+            return self.on_control(ControlFrame::Binary(bytes));
+        }
         self.check_size(bytes.len())?;
         self.session.receive(bytes)
     }
 
-    fn on_text(&mut self, text: Utf8Bytes) -> Result<(), Closed> {
-        let len = text.len();
+    fn on_control(&mut self, message: ControlFrame) -> Result<(), Closed> {
+        let len = message.len();
         self.check_size(len)?;
         let waiting = self.shared.control_bytes.fetch_add(len, Ordering::AcqRel);
         if waiting > 0 && waiting.saturating_add(len) > self.config.control_bytes {
             return Err(Closed::ControlFlood);
         }
-        match self.control.as_ref().map(|control| control.try_send(text)) {
+        match self.control.as_ref().map(|control| control.try_send(message)) {
             Some(Ok(())) => Ok(()),
             Some(Err(mpsc::error::TrySendError::Full(_))) => Err(Closed::ControlFlood),
             Some(Err(mpsc::error::TrySendError::Closed(_))) | None => {

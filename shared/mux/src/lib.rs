@@ -35,7 +35,7 @@ mod table;
 mod timed;
 mod unread;
 
-pub use accept::{Control, Incoming, Streams};
+pub use accept::{Control, ControlFrame, Incoming, Streams};
 pub use closed::{Closed, OpenError};
 pub use config::{Config, Role, Windows};
 pub use driver::{Driver, start};

@@ -25,7 +25,7 @@ impl Link {
         self.texts.send(text).await.map_err(|_| self.why_closed())
     }
 
-    /// From now on binary messages are the yamux session; before, they end the link with 1002. The agent calls it
+    /// From now on binary messages are the yamux session; before, they are control messages. The agent calls it
     /// before it sends the message that agrees to streams, the control plane when it has received that. The first
     /// call decides about the windows.
     pub fn start_streams(&self, windows: Windows) {

@@ -44,9 +44,6 @@ impl Session {
     /// A binary message: any part of the peer's frames.
     pub(crate) fn receive(&mut self, mut message: Bytes) -> Result<(), Closed> {
         let whole = message.len();
-        if !self.shared.is_started() {
-            return Err(Closed::Protocol("stream data before streams were negotiated".to_owned()));
-        }
         while !message.is_empty() {
             if self.body.left > 0 {
                 let part = message.split_to(message.len().min(self.body.left));

@@ -13,6 +13,7 @@
 //! It must not know how a link is dialled, which bus is used, or what a service does with a message.
 
 pub mod capability;
+pub mod config;
 pub mod endpoint;
 pub mod envelope;
 pub mod hop;
@@ -25,6 +26,7 @@ pub mod status;
 pub mod stream;
 pub mod trace;
 
+pub use config::{ClusterConfig, ConfigAck};
 pub use envelope::{Envelope, ParseError, RequestId};
 pub use id::{AgentId, ClusterId, InvalidId, StreamId};
 pub use identity::{IdentityError, User};

@@ -5,9 +5,11 @@
 
 mod agent;
 mod control;
+pub mod proxied;
 #[cfg(test)]
 mod tests;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use agent::{
@@ -15,6 +17,18 @@ pub use agent::{
     RegisterMetadata, ServerSpecs, TunnelPortConfig,
 };
 pub use control::{ControlMessage, ErrorReport, GatewayHello, RegisterSuccess, RegistrationError, YamuxConfig};
+
+use crate::secret::Secret;
+
+/// `token_refresh`, from the control plane: what the agent is to show from its next connection on. Kept in the Secret
+/// before it is acknowledged by `token_refresh_ack`; the token before may then not be good any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenRefresh {
+    #[serde(with = "crate::secret::wire")]
+    pub token: Secret,
+    /// When it ends.
+    pub expires_at: Timestamp,
+}
 
 /// Either side: no new streams, please; those that are open may finish.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

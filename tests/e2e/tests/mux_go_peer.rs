@@ -80,8 +80,9 @@ impl Ours {
     }
 
     async fn said(&mut self) -> Result<String> {
-        let text = timeout(SOON, self.control.recv()).await.context("the Go peer says nothing")?;
-        Ok(text.context("the link has ended")?.to_string())
+        let frame = timeout(SOON, self.control.recv()).await.context("the Go peer says nothing")?;
+        let frame = frame.context("the link has ended")?;
+        Ok(frame.as_text().context("the Go peer speaks no text")?.to_owned())
     }
 
     async fn open(&self, request: &str) -> Result<MuxStream> {

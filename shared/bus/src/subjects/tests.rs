@@ -26,7 +26,7 @@ fn stream_frames_go_only_between_the_two_sides() {
     assert!(link.subscribe.contains(&"pipeops.stream.io.gateway-link.>".to_owned()));
     assert!(!executor.publish.iter().any(|subject| matches(subject, "pipeops.stream.io.state-keeper.x.d")));
     assert!(!executor.publish.iter().any(|subject| matches(subject, GetIdentity::SUBJECT)));
-    assert!(!executor.allow_responses && permissions(Service::StateKeeper).allow_responses);
+    assert!(!permissions(Service::RouteSyncer).allow_responses && permissions(Service::StateKeeper).allow_responses);
 }
 
 #[test]

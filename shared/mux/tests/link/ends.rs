@@ -32,8 +32,11 @@ async fn text_goes_both_ways_in_order() {
         control_plane.link.send(format!("down {i}")).await.unwrap();
         if i >= 100 {
             let n = i - 100;
-            assert_eq!(soon("a text", control_plane.control.recv()).await.unwrap().as_str(), format!("up {n}"));
-            assert_eq!(soon("a text", agent.control.recv()).await.unwrap().as_str(), format!("down {n}"));
+            assert_eq!(
+                soon("a text", control_plane.control.recv()).await.unwrap().as_text().unwrap(),
+                format!("up {n}")
+            );
+            assert_eq!(soon("a text", agent.control.recv()).await.unwrap().as_text().unwrap(), format!("down {n}"));
         }
     }
 }
@@ -54,8 +57,8 @@ async fn a_close_carries_its_code_after_everything_sent_before() {
         Closed::Peer { code, reason } => assert_eq!((code, reason.as_str()), (1008, "token revoked")),
         other => panic!("{other}"),
     }
-    assert_eq!(agent.control.recv().await.unwrap().as_str(), "one");
-    assert_eq!(agent.control.recv().await.unwrap().as_str(), "two");
+    assert_eq!(agent.control.recv().await.unwrap().as_text().unwrap(), "one");
+    assert_eq!(agent.control.recv().await.unwrap().as_text().unwrap(), "two");
     assert!(agent.control.recv().await.is_none());
     assert!(agent.streams.recv().await.is_none());
     for end in [&mut agent, &mut control_plane] {
@@ -150,7 +153,7 @@ async fn a_message_that_comes_byte_by_byte_keeps_the_link() {
         server.write_u8(byte).await.unwrap();
     }
     assert!(start.elapsed() > 2 * config.dead_after);
-    assert_eq!(soon("the text", agent.control.recv()).await.unwrap().as_str(), TEXT);
+    assert_eq!(soon("the text", agent.control.recv()).await.unwrap().as_text().unwrap(), TEXT);
 }
 
 #[tokio::test]

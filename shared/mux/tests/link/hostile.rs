@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::{SinkExt, StreamExt};
-use mux::{Config, OpenError, Role, Windows};
+use mux::{Config, ControlFrame, OpenError, Role, Windows};
 use tokio::io::AsyncWriteExt;
 use tokio_tungstenite::tungstenite::{
     Message,
@@ -126,14 +126,18 @@ async fn each_broken_rule_has_its_close_code() {
 }
 
 #[tokio::test]
-async fn stream_data_before_the_agreement_is_refused_at_both_ends() {
+async fn a_binary_message_before_the_agreement_is_a_control_message() {
     for role in [Role::ControlPlane, Role::Agent] {
         let (client, server) = sockets(&small()).await;
         let (ours, mut theirs) = if role == Role::Agent { (client, server) } else { (server, client) };
-        let end = End::new(ours, role, &small());
+        let mut end = End::new(ours, role, &small());
         assert!(matches!(soon("open", end.link.open()).await, Err(OpenError::NotStarted)));
-        theirs.send(Message::binary(header(PING, SYN, 0, 1))).await.unwrap();
-        expect("early data", theirs, end, CloseCode::Protocol, "protocol").await;
+        for (bytes, text) in [(header(PING, SYN, 0, 1), None), (b"{}".to_vec(), Some("{}"))] {
+            theirs.send(Message::binary(bytes.clone())).await.unwrap();
+            let frame = soon("the message", end.control.recv()).await.unwrap();
+            assert_eq!(frame, ControlFrame::Binary(bytes.clone().into()));
+            assert_eq!(frame.as_text(), text);
+        }
     }
 }
 

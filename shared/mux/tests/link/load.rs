@@ -98,7 +98,7 @@ async fn text_is_prompt_beside_bulk() {
         let sent = agent.link.stats().bytes_out;
         agent.link.send(format!("text {i}")).await.unwrap();
         let text = soon("the text", control_plane.control.recv()).await.unwrap();
-        assert_eq!(text.as_str(), format!("text {i}"));
+        assert_eq!(text.as_text().unwrap(), format!("text {i}"));
         overtaken.push(control_plane.link.stats().bytes_in.saturating_sub(sent));
     }
     overtaken.sort_unstable();

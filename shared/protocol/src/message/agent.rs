@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Number, Value};
 
 use super::GoAway;
+use super::proxied::ProxyReply;
+use crate::config::ConfigAck;
 use crate::envelope::{Envelope, ParseError, RequestId, encode};
 use crate::id::{AgentId, ClusterId};
 use crate::secret::{Secret, wire_option};
@@ -20,6 +22,10 @@ pub enum AgentMessage {
     Pong(Pong),
     ProtocolFallback(ProtocolFallback),
     GoAway(GoAway),
+    /// The token of the last `token_refresh` is stored.
+    TokenRefreshAck,
+    ConfigAck(ConfigAck),
+    Proxy(ProxyReply),
     /// A type this crate does not know; to be counted, not to be failed on.
     Unknown {
         kind: String,
@@ -239,6 +245,9 @@ impl AgentMessage {
             Self::Pong(_) => "pong",
             Self::ProtocolFallback(_) => "protocol_fallback",
             Self::GoAway(_) => "go_away",
+            Self::TokenRefreshAck => "token_refresh_ack",
+            Self::ConfigAck(_) => "config_ack",
+            Self::Proxy(reply) => reply.kind(),
             Self::Unknown { kind } => kind,
         }
     }
@@ -256,7 +265,12 @@ impl AgentMessage {
             "pong" => Self::Pong(envelope.payload("pong")?),
             "protocol_fallback" => Self::ProtocolFallback(envelope.payload("protocol_fallback")?),
             "go_away" => Self::GoAway(envelope.payload("go_away")?),
-            kind => Self::Unknown { kind: kind.to_owned() },
+            "token_refresh_ack" => Self::TokenRefreshAck,
+            "config_ack" => Self::ConfigAck(envelope.payload("config_ack")?),
+            kind => match ProxyReply::read(&envelope)? {
+                Some(reply) => Self::Proxy(reply),
+                None => Self::Unknown { kind: kind.to_owned() },
+            },
         };
         Ok((envelope.request_id(), message))
     }
@@ -271,7 +285,9 @@ impl AgentMessage {
             Self::Pong(payload) => encode(kind, request_id, payload),
             Self::ProtocolFallback(payload) => encode(kind, request_id, payload),
             Self::GoAway(payload) => encode(kind, request_id, payload),
-            Self::Unknown { .. } => encode(kind, request_id, &crate::envelope::Empty {}),
+            Self::ConfigAck(payload) => encode(kind, request_id, payload),
+            Self::Proxy(reply) => reply.encode(request_id),
+            Self::TokenRefreshAck | Self::Unknown { .. } => encode(kind, request_id, &crate::envelope::Empty {}),
         }
     }
 }

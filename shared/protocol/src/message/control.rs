@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Number, Value};
 
-use super::{GoAway, Pong};
+use super::proxied::ProxyCommand;
+use super::{GoAway, Pong, TokenRefresh};
+use crate::config::ClusterConfig;
 use crate::envelope::{Empty, Envelope, ParseError, RequestId, encode};
 use crate::id::{ClusterId, InvalidId};
 use crate::mask::mask_json;
@@ -20,6 +22,9 @@ pub enum ControlMessage {
     GatewayHello(GatewayHello),
     Error(ErrorReport),
     GoAway(GoAway),
+    TokenRefresh(TokenRefresh),
+    ConfigPush(Box<ClusterConfig>),
+    Proxy(ProxyCommand),
     /// A type this crate does not know; to be counted, not to be failed on.
     Unknown {
         kind: String,
@@ -212,6 +217,9 @@ impl ControlMessage {
             Self::GatewayHello(_) => "gateway_hello",
             Self::Error(_) => "error",
             Self::GoAway(_) => "go_away",
+            Self::TokenRefresh(_) => "token_refresh",
+            Self::ConfigPush(_) => "config_push",
+            Self::Proxy(command) => command.kind(),
             Self::Unknown { kind } => kind,
         }
     }
@@ -237,7 +245,12 @@ impl ControlMessage {
             "gateway_hello" => Self::GatewayHello(envelope.payload("gateway_hello")?),
             "error" => Self::Error(envelope.payload("error")?),
             "go_away" => Self::GoAway(envelope.payload("go_away")?),
-            kind => Self::Unknown { kind: kind.to_owned() },
+            "token_refresh" => Self::TokenRefresh(envelope.payload("token_refresh")?),
+            "config_push" => Self::ConfigPush(envelope.payload("config_push")?),
+            kind => match ProxyCommand::read(&envelope)? {
+                Some(command) => Self::Proxy(command),
+                None => Self::Unknown { kind: kind.to_owned() },
+            },
         };
         Ok((envelope.request_id(), message))
     }
@@ -251,6 +264,9 @@ impl ControlMessage {
             Self::GatewayHello(payload) => encode(kind, request_id, payload),
             Self::Error(payload) => encode(kind, request_id, payload),
             Self::GoAway(payload) => encode(kind, request_id, payload),
+            Self::TokenRefresh(payload) => encode(kind, request_id, payload),
+            Self::ConfigPush(payload) => encode(kind, request_id, payload),
+            Self::Proxy(command) => command.encode(request_id),
             Self::RegisterInProgress | Self::HeartbeatAck | Self::Ping | Self::Unknown { .. } => {
                 encode(kind, request_id, &Empty {})
             }

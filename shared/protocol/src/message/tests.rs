@@ -44,7 +44,7 @@ fn the_existing_agents_messages_are_read() {
     let AgentMessage::ProtocolFallback(fallback) = message else { panic!("{message:?}") };
     assert_eq!((fallback.unknown_type.as_str(), fallback.supported_types.len()), ("nosuch_type", 17));
     let (_, message) = AgentMessage::parse(recorded("proxy_response_end")).unwrap();
-    assert_eq!(message, AgentMessage::Unknown { kind: "proxy_response_end".into() });
+    assert_eq!(message, AgentMessage::Proxy(proxied::ProxyReply::End));
 }
 
 #[test]
@@ -220,6 +220,11 @@ fn json() -> impl Strategy<Value = Value> {
                 "yamux_config",
                 "workspace_id",
                 "timestamp",
+                "headers",
+                "body",
+                "stream_id",
+                "tunnels",
+                "proxy",
             ])
             .prop_map(str::to_owned),
             "[a-z_]{1,6}",
@@ -246,6 +251,14 @@ fn kind() -> impl Strategy<Value = String> {
             "heartbeat_ack",
             "gateway_hello",
             "error",
+            "token_refresh",
+            "config_push",
+            "config_ack",
+            "proxy_request",
+            "proxy_response",
+            "tcp_tunnel_data",
+            "udp_tunnel_data",
+            "proxy_websocket_data",
         ])
         .prop_map(str::to_owned),
         "(?s).{0,10}",

@@ -148,8 +148,8 @@ impl Peer {
         let wanted = format!("\"{kind}\"");
         timeout(SOON, async {
             loop {
-                let text = self.incoming.control.recv().await.context("the link ends")?;
-                if text.contains(&wanted) {
+                let frame = self.incoming.control.recv().await.context("the link ends")?;
+                if frame.as_text().is_some_and(|text| text.contains(&wanted)) {
                     return Ok(());
                 }
             }

@@ -1,5 +1,7 @@
 //! The control plane's side of a link: registration, hello, heartbeats; then streams.
 
+mod credential;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -14,10 +16,12 @@ use tokio::time::{interval, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::{Grant, TokenRecord};
+use crate::auth::{AgentToken, AgentTokens, Grant};
 use crate::clusters::{AgentLink, Cluster, Clusters, Presence, RegistrationRefused};
+use crate::configs::Configs;
 use crate::metrics::Metrics;
 use crate::options;
+use credential::Credential;
 
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often streams that were idle for long are ended.
@@ -31,6 +35,8 @@ const LEGACY_WINDOW: u64 = 256 * 1024;
 #[derive(Debug)]
 pub struct Agents {
     pub clusters: Arc<Clusters>,
+    pub tokens: Arc<AgentTokens>,
+    pub configs: Arc<Configs>,
     pub metrics: Arc<Metrics>,
     pub link_metrics: LinkMetrics,
     pub options: options::Links,
@@ -53,12 +59,14 @@ pub enum LinkError {
     Refused(#[from] RegistrationRefused),
     #[error("the agent's token was revoked")]
     Revoked,
+    #[error("the agent's token has ended, and it took no other")]
+    Ended,
 }
 
 /// A link whose agent has registered.
 struct Registered<'a> {
     agents: &'a Agents,
-    token: &'a TokenRecord,
+    credential: Credential,
     link: Link,
     cluster: Arc<Cluster>,
     presence: Presence,
@@ -67,6 +75,8 @@ struct Registered<'a> {
     /// Cancelled when the agent asks for no more of them, which it may do before.
     leaving: CancellationToken,
     register: Register,
+    /// Of the last configuration that was pushed.
+    pushed: Option<u64>,
 }
 
 impl Agents {
@@ -83,11 +93,12 @@ impl Agents {
     }
 
     /// Serves one link to its end.
-    pub async fn serve<S>(&self, socket: WebSocketStream<Timed<S>>, token: &TokenRecord)
+    pub async fn serve<S>(&self, socket: WebSocketStream<Timed<S>>, token: AgentToken)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Grant::Agent { cluster } = &token.grant else { return };
+        let record = Arc::clone(&token.record);
+        let Grant::Agent { cluster } = &record.grant else { return };
         let (link, incoming, driver) = mux::start(socket, Role::ControlPlane, self.config());
         self.link_metrics.watch(&link);
         let mut driving = JoinSet::new();
@@ -108,8 +119,9 @@ impl Agents {
                 link.close(CloseCode::Policy, "registration refused");
             }
             LinkError::Revoked => link.close(CloseCode::Policy, "token revoked"),
+            LinkError::Ended => link.close(CloseCode::Policy, "token ended"),
         }
-        tracing::info!(cluster, token = token.id, reason = %error, "link ended");
+        tracing::info!(cluster, token = record.id, reason = %error, "link ended");
         // The driver ends with the closing handshake, which has a time limit of its own.
         driving.join_next().await;
     }
@@ -118,13 +130,20 @@ impl Agents {
         &self,
         link: &Link,
         mut incoming: Incoming,
-        token: &TokenRecord,
+        token: AgentToken,
         cluster_name: &str,
     ) -> Result<std::convert::Infallible, LinkError> {
         let (request_id, register) = timeout(REGISTER_TIMEOUT, first_register(&mut incoming, link))
             .await
             .unwrap_or(Err(LinkError::NoRegistration))?;
-        let cluster = match self.clusters.register(cluster_name, &register.agent_id).await {
+        let registered = match token.session.as_ref().filter(|session| session.agent != register.agent_id) {
+            Some(session) => Err(RegistrationRefused::OtherAgentsToken {
+                owner: session.agent.clone(),
+                refused: register.agent_id.clone(),
+            }),
+            None => self.clusters.register(cluster_name, &register.agent_id).await,
+        };
+        let cluster = match registered {
             Ok(cluster) => cluster,
             Err(refused) => {
                 if let RegistrationRefused::Store(error) = &refused {
@@ -148,13 +167,14 @@ impl Agents {
         let presence = cluster.arrives(&register);
         let mut registered = Registered {
             agents: self,
-            token,
+            credential: Credential::new(token),
             link: link.clone(),
             cluster,
             presence,
             live: None,
             leaving: CancellationToken::new(),
             register,
+            pushed: None,
         };
         registered.welcome(request_id.as_ref()).await?;
         let _counted = self.metrics.link();
@@ -192,7 +212,7 @@ impl Registered<'_> {
 
     async fn welcome(&self, request_id: Option<&RequestId>) -> Result<(), LinkError> {
         let record = self.cluster.record().clone();
-        let capabilities = [capability::STREAMS_2, capability::LINKS_N].map(str::to_owned).to_vec();
+        let capabilities = capability::all();
         let success = RegisterSuccess {
             name: Some(record.name),
             status: Some("active".to_owned()),
@@ -210,6 +230,9 @@ impl Registered<'_> {
         let mut checks = interval(SWEEP);
         let shutdown = self.agents.shutdown.clone();
         let mut stopping = false;
+        let revoked = self.credential.token.record.revoked().clone();
+        let mut configs = self.agents.configs.subscribe();
+        self.push_config().await?;
         loop {
             tokio::select! {
                 frame = incoming.control.recv() => match frame {
@@ -240,7 +263,10 @@ impl Registered<'_> {
                         return Err(self.link.closed().await.into());
                     }
                 }
-                () = self.token.revoked().cancelled() => return Err(LinkError::Revoked),
+                () = self.credential.due(), if self.shares(capability::TOKEN_REFRESH) => self.give_token().await?,
+                Ok(()) = configs.changed() => self.push_config().await?,
+                () = revoked.cancelled() => return Err(LinkError::Revoked),
+                () = self.credential.ended() => return Err(LinkError::Ended),
                 () = shutdown.cancelled(), if !stopping => {
                     stopping = true;
                     checks = interval(DRAIN_CHECK);
@@ -269,7 +295,10 @@ impl Registered<'_> {
                 self.welcome(request_id.as_ref()).await?;
             }
             AgentMessage::GatewayHelloAck(ack) if ack.use_yamux && self.live.is_none() => self.go_live()?,
-            AgentMessage::Heartbeat(_) => {
+            AgentMessage::Heartbeat(mut heartbeat) => {
+                // Shown to users; what else there is may be anything.
+                heartbeat.metadata.extra.clear();
+                self.cluster.hear(heartbeat.metadata);
                 self.agents.metrics.heartbeats.fetch_add(1, Relaxed);
                 tell(&self.link, &ControlMessage::HeartbeatAck, request_id.as_ref()).await?;
             }
@@ -287,12 +316,48 @@ impl Registered<'_> {
                 self.agents.metrics.unknown_messages.fetch_add(1, Relaxed);
                 tracing::debug!(kind, "message of unknown type");
             }
-            AgentMessage::GatewayHelloAck(_)
-            | AgentMessage::Pong(_)
-            | AgentMessage::TokenRefreshAck
-            | AgentMessage::ConfigAck(_)
-            | AgentMessage::Proxy(_) => {}
+            AgentMessage::TokenRefreshAck => self.token_kept().await,
+            AgentMessage::ConfigAck(ack) => {
+                let (cluster, agent) = (&self.cluster.record().name.clone(), &self.register.agent_id);
+                let refused: Vec<_> =
+                    ack.refused.iter().map(|refused| format!("{}: {}", refused.setting, refused.reason)).collect();
+                tracing::info!(cluster, %agent, revision = ack.revision, accepted = ?ack.accepted, ?refused, "configuration acknowledged");
+                self.cluster.acknowledge(ack);
+            }
+            AgentMessage::GatewayHelloAck(_) | AgentMessage::Pong(_) | AgentMessage::Proxy(_) => {}
         }
+        Ok(())
+    }
+
+    async fn give_token(&mut self) -> Result<(), LinkError> {
+        let token = self.agents.tokens.issue(&self.credential.token.record, &self.register.agent_id);
+        self.credential.given(token.expires_at);
+        tell(&self.link, &ControlMessage::TokenRefresh(token), None).await?;
+        Ok(())
+    }
+
+    /// The agent has stored its token, so that the one it came with is not needed any more.
+    async fn token_kept(&mut self) {
+        if !self.credential.kept() {
+            return;
+        }
+        let record = &self.credential.token.record;
+        if self.credential.token.session.is_none()
+            && let Err(error) = self.agents.tokens.used(record, &self.register.agent_id).await
+        {
+            tracing::error!(token = record.id, error = error_text(&error), "cannot store that a token is used up");
+        }
+    }
+
+    /// What the cluster is to be configured as, unless it was told on this link.
+    async fn push_config(&mut self) -> Result<(), LinkError> {
+        let config = self.agents.configs.of(&self.cluster.record().name);
+        let Some(config) = config.filter(|config| self.pushed != Some(config.revision)) else { return Ok(()) };
+        if !self.shares(capability::CONFIG_PUSH) {
+            return Ok(());
+        }
+        self.pushed = Some(config.revision);
+        tell(&self.link, &ControlMessage::ConfigPush(Box::new(config.as_ref().clone())), None).await?;
         Ok(())
     }
 

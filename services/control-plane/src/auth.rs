@@ -1,6 +1,7 @@
 //! Bearer tokens: made here, shown once, stored as hashes.
 
 mod record;
+mod session;
 #[cfg(test)]
 mod tests;
 
@@ -9,11 +10,12 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, header};
-use protocol::{Secret, Status};
+use protocol::{AgentId, Secret, Status};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until};
 
 pub use record::{Grant, NewToken, TokenRecord};
+pub use session::{AgentToken, AgentTokens};
 
 use crate::store::{Complaints, Contents, Folder, StoreError};
 
@@ -67,6 +69,20 @@ impl Tokens {
         }
     }
 
+    /// Blocks. Of two agents that use it at once the first is kept.
+    fn mark_used(&self, record: &TokenRecord, agent: &AgentId) -> Result<(), StoreError> {
+        let stored = self.folder.get(&record.id)?;
+        let Some(stored) = stored.filter(|stored| stored.is_same(record) && stored.used.is_none()) else {
+            return Ok(());
+        };
+        let used = stored.used_by(agent).in_place_of(record);
+        // In memory first: whoever sees it stored finds that it holds.
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.insert(used.id.as_str().into(), Arc::new(used.clone()));
+        drop(known);
+        self.folder.put(&used)
+    }
+
     /// As stored now. Blocks.
     pub fn list(&self) -> Result<Contents<TokenRecord>, StoreError> {
         self.folder.all()
@@ -115,7 +131,8 @@ impl Tokens {
             let id = record.id.as_str().into();
             let record = match before.remove(record.id.as_str()) {
                 // What is under way with a token that is as it was goes on.
-                Some(old) if old.is_same(&record) => old,
+                Some(old) if old.is_same(&record) && old.used == record.used => old,
+                Some(old) if old.is_same(&record) => Arc::new(record.in_place_of(&old)),
                 changed => {
                     ended.extend(changed);
                     Arc::new(record)
@@ -134,9 +151,16 @@ impl Tokens {
     /// Whose token the request carries. One that is not known waits until the folder has been looked at once more, so a
     /// new token works from its first request on, and any number of wrong ones costs one look per [`LOOK_GAP`].
     pub async fn authenticate(self: &Arc<Self>, headers: &HeaderMap) -> Result<Arc<TokenRecord>, Box<Status>> {
-        let token = bearer(headers)?;
-        if let Some(record) = self.find(token)? {
-            return Ok(record);
+        let (id, secret) = record::split(bearer(headers)?).ok_or_else(invalid)?;
+        let record = self.record(id).await.ok_or_else(invalid)?;
+        if record.matches(secret) { Ok(record) } else { Err(invalid()) }
+    }
+
+    /// The token of that id; looks at the folder for one that is not known.
+    async fn record(self: &Arc<Self>, id: &str) -> Option<Arc<TokenRecord>> {
+        let known = self.known(id);
+        if known.is_some() {
+            return known;
         }
         // Boxed: the many requests with known tokens need not carry its state.
         Box::pin(async {
@@ -145,22 +169,17 @@ impl Tokens {
             }
         })
         .await;
-        self.find(token)?.ok_or_else(invalid)
+        self.known(id)
     }
 
-    /// None: it may be one that was made since the last look. An error: it can be none.
-    fn find(&self, token: &str) -> Result<Option<Arc<TokenRecord>>, Box<Status>> {
-        let (id, secret) = record::split(token).ok_or_else(invalid)?;
-        let Some(record) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned() else {
-            return Ok(None);
-        };
-        if record.matches(secret) { Ok(Some(record)) } else { Err(invalid()) }
+    fn known(&self, id: &str) -> Option<Arc<TokenRecord>> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
     }
 }
 
 /// The id of a whole token; None if it is none.
 pub fn token_id(token: &str) -> Option<&str> {
-    record::split(token).map(|(id, _)| id)
+    record::split(token).map(|(id, _)| id).or_else(|| session::session_id(token))
 }
 
 fn bearer(headers: &HeaderMap) -> Result<&str, Box<Status>> {

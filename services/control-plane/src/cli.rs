@@ -1,5 +1,7 @@
-//! `control-plane serve` and `control-plane token ...`.
+//! `control-plane serve`, and the commands that work on its data.
 
+mod config;
+mod settings;
 mod token;
 
 use std::process::ExitCode;
@@ -33,17 +35,29 @@ enum Command {
         #[command(subcommand)]
         command: token::Command,
     },
+    /// Set and show what clusters are to be configured as.
+    ///
+    /// These commands work on the data folder, as those of `token` do.
+    Config {
+        #[command(subcommand)]
+        command: config::Command,
+    },
 }
 
 pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(args) => runtime::run_with(NAME, VERSION, &args, service::run),
-        Command::Token { command } => match token::run(command) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("{NAME}: {error:#}");
-                ExitCode::FAILURE
-            }
-        },
+        Command::Token { command } => said(token::run(command)),
+        Command::Config { command } => said(config::run(command)),
+    }
+}
+
+fn said(outcome: anyhow::Result<()>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{NAME}: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

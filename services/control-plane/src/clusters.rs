@@ -13,7 +13,8 @@ use std::time::Duration;
 use exchange::{Pool, PoolLimits};
 use jiff::Timestamp;
 use mux::MuxStream;
-use protocol::{AgentId, ClusterId};
+use protocol::message::HeartbeatMetadata;
+use protocol::{AgentId, ClusterId, ConfigAck};
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
@@ -39,6 +40,10 @@ pub enum RegistrationRefused {
         "cluster {cluster:?} is served by agent {owner} right now; agent {refused} cannot take it over while that one is connected. Give each cluster a token of its own"
     )]
     OtherAgent { cluster: String, owner: AgentId, refused: AgentId },
+    #[error(
+        "the token belongs to agent {owner}, and agent {refused} shows it: give this agent a token of its own, or its agent id back (agent.id)"
+    )]
+    OtherAgentsToken { owner: AgentId, refused: AgentId },
     #[error("the control plane cannot store the registration, its log says why; ask whoever runs it")]
     Store(#[from] StoreError),
 }
@@ -69,6 +74,14 @@ pub struct Cluster {
     next: AtomicUsize,
     /// Seconds since the epoch; 0: never.
     last_seen: AtomicI64,
+    told: Mutex<Told>,
+}
+
+/// What the cluster's agent has said of it last.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    pub heartbeat: Option<HeartbeatMetadata>,
+    pub config: Option<ConfigAck>,
 }
 
 /// One live link of a cluster's agent.
@@ -200,6 +213,7 @@ impl Cluster {
             arrivals: AtomicU64::new(0),
             next: AtomicUsize::new(0),
             last_seen: AtomicI64::new(0),
+            told: Mutex::default(),
         }
     }
 
@@ -289,6 +303,18 @@ impl Cluster {
 
     pub fn seen(&self) {
         self.last_seen.store(Timestamp::now().as_second(), Relaxed);
+    }
+
+    pub fn hear(&self, heartbeat: HeartbeatMetadata) {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).heartbeat = Some(heartbeat);
+    }
+
+    pub fn acknowledge(&self, config: ConfigAck) {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).config = Some(config);
+    }
+
+    pub fn told(&self) -> Told {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub fn last_seen(&self) -> Option<Timestamp> {

@@ -13,6 +13,7 @@ mod agent;
 mod auth;
 pub mod cli;
 mod clusters;
+mod configs;
 mod events;
 mod listener;
 mod metrics;

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::agent::Agents;
-use crate::auth::TokenRecord;
+use crate::auth::AgentToken;
 use crate::metrics::Metrics;
 use crate::proxy::RequestBody;
 use crate::reply;
@@ -172,14 +172,14 @@ impl Listener {
                     sleep(FAREWELL).await;
                 };
                 tokio::select! {
-                    () = Box::pin(self.link(client, &token)) => {}
+                    () = Box::pin(self.link(client, token)) => {}
                     () = sessions_end => {}
                 }
             }
         }
     }
 
-    async fn link(&self, client: Upgraded<Socket<Stream>>, token: &TokenRecord) {
+    async fn link(&self, client: Upgraded<Socket<Stream>>, token: AgentToken) {
         let config = Some(self.agents.config().websocket());
         let (io, ahead) = (Timed::new(client.io.into_inner()), client.read_ahead.into());
         let socket = WebSocketStream::from_partially_read(io, ahead, Role::Server, config).await;

@@ -18,6 +18,7 @@ pub struct Options {
     pub data_dir: PathBuf,
     pub tls: Tls,
     pub links: Links,
+    pub tokens: Tokens,
     /// Connections of users and agents that may be open at once; more wait to be accepted.
     pub max_connections: usize,
 }
@@ -30,6 +31,7 @@ impl Default for Options {
             data_dir: PathBuf::from("/var/lib/pipeops-control-plane"),
             tls: Tls::default(),
             links: Links::default(),
+            tokens: Tokens::default(),
             max_connections: 16_384,
         }
     }
@@ -64,6 +66,20 @@ pub struct Tls {
 impl Default for Tls {
     fn default() -> Self {
         Self { enabled: true, cert_file: None, key_file: None, client_ca_file: None, names: Vec::new() }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Tokens {
+    /// How long the token that an agent is given over its link is good for. It is renewed when half of that is over. An
+    /// agent that is away for longer has to be given a new token by hand.
+    pub agent_lifetime: Duration,
+}
+
+impl Default for Tokens {
+    fn default() -> Self {
+        Self { agent_lifetime: Duration::from_secs(7 * 24 * 3600) }
     }
 }
 

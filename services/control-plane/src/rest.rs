@@ -11,11 +11,12 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Extension, Json, Router};
-use protocol::{Status, endpoint};
+use protocol::message::HeartbeatMetadata;
+use protocol::{ConfigAck, Status, endpoint};
 use serde::Serialize;
 
 use crate::auth::{Grant, TokenRecord, Tokens};
-use crate::clusters::{Cluster, Clusters};
+use crate::clusters::{Cluster, Clusters, Told};
 use crate::stay::Stay;
 
 #[derive(Clone, Debug)]
@@ -39,6 +40,12 @@ struct ClusterView {
     agent_id: Option<String>,
     agent_versions: Vec<String>,
     last_seen: Option<jiff::Timestamp>,
+    /// What the agent's last heartbeat said of the cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    heartbeat: Option<HeartbeatMetadata>,
+    /// What the agent answered to the configuration that it was pushed last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    config: Option<ConfigAck>,
 }
 
 #[derive(Debug, Serialize)]
@@ -73,6 +80,7 @@ fn view(cluster: &Cluster, token: &TokenRecord) -> Option<ClusterView> {
     if !token.may_reach(&record.name) {
         return None;
     }
+    let Told { heartbeat, config } = cluster.told();
     let (links, agents) = (cluster.live_links(), cluster.agents());
     let mut agent_versions: Vec<_> = agents.iter().map(|agent| agent.agent_version.clone()).collect();
     agent_versions.sort();
@@ -86,6 +94,8 @@ fn view(cluster: &Cluster, token: &TokenRecord) -> Option<ClusterView> {
         agent_id: record.agent_id.map(|id| id.to_string()),
         agent_versions,
         last_seen: cluster.last_seen(),
+        heartbeat,
+        config,
     })
 }
 

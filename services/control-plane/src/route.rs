@@ -9,7 +9,7 @@ use protocol::{Status, endpoint, hop};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tower::ServiceExt as _;
 
-use crate::auth::{Grant, TokenRecord, Tokens};
+use crate::auth::{AgentToken, AgentTokens, Tokens};
 use crate::metrics::Metrics;
 use crate::proxy::{Proxy, RequestBody, Target};
 use crate::reply::{ResponseBody, Watch};
@@ -22,7 +22,7 @@ pub enum Upgrade {
     /// A user's session.
     Session(Session),
     /// An agent's link.
-    Agent(Arc<TokenRecord>),
+    Agent(AgentToken),
 }
 
 /// In the extensions of a request whose connection began with a client certificate that is trusted.
@@ -32,6 +32,7 @@ pub struct Certified;
 #[derive(Debug)]
 pub struct Router {
     pub tokens: Arc<Tokens>,
+    pub agent_tokens: Arc<AgentTokens>,
     pub proxy: Proxy,
     pub rest: axum::Router,
     pub metrics: Arc<Metrics>,
@@ -84,13 +85,10 @@ impl Router {
         request: &Request<RequestBody>,
         slot: Option<&UpgradeSlot<Upgrade>>,
     ) -> Result<Response<axum::body::Body>, Box<Status>> {
-        let token = self.tokens.authenticate(request.headers()).await?;
-        if !matches!(token.grant, Grant::Agent { .. }) {
-            return Err(Box::new(Status::forbidden("this is a user's token; an agent needs one made with --agent")));
-        }
+        let token = self.agent_tokens.authenticate(request.headers()).await?;
         if self.certified_agents && request.extensions().get::<Certified>().is_none() {
             tracing::warn!(
-                token = token.id,
+                token = token.record.id,
                 "an agent is refused: it shows no client certificate (tls.client_ca_file)"
             );
             return Err(Box::new(Status::forbidden(

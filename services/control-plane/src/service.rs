@@ -9,8 +9,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::agent::Agents;
-use crate::auth::Tokens;
+use crate::auth::{AgentTokens, Tokens};
 use crate::clusters::Clusters;
+use crate::configs::Configs;
 use crate::listener::Listener;
 use crate::metrics::Metrics;
 use crate::options::Options;
@@ -21,18 +22,29 @@ use crate::stay::StayLimits;
 use crate::store::Folder;
 use crate::tls;
 
-/// How soon a revoked token stops working, and what was begun with it ends.
-const TOKEN_REFRESH: Duration = Duration::from_secs(1);
+/// How soon a revoked token stops working, and what was begun with it ends; and a new configuration is pushed.
+const REFRESH: Duration = Duration::from_secs(1);
+/// Renewing a token takes a round trip and a write at the agent's.
+const SHORTEST_LIFETIME: Duration = Duration::from_secs(2);
 
 /// Serves users and agents until shutdown; then requests under way may finish, and links end with them.
 pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<()> {
     let tokens = Arc::new(open_tokens(&options)?);
     tokens.refresh().await?;
+    let agent_tokens = Arc::new(AgentTokens::open(
+        Arc::clone(&tokens),
+        &options.data_dir,
+        options.tokens.agent_lifetime.get().max(SHORTEST_LIFETIME),
+    )?);
+    let configs = Arc::new(open_configs(&options)?);
+    configs.refresh().await?;
     let clusters = Arc::new(Clusters::open(Folder::open(options.data_dir.join("clusters"))?)?);
     let metrics = Metrics::register(&context.meter);
     let (tls, certificate) = tls::open(&options.tls, &options.data_dir)?.map(|tls| (tls.acceptor, tls.files)).unzip();
     let agents = Arc::new(Agents {
         clusters: Arc::clone(&clusters),
+        tokens: Arc::clone(&agent_tokens),
+        configs: Arc::clone(&configs),
         metrics: Arc::clone(&metrics),
         link_metrics: mux::LinkMetrics::register(&context.meter, "pipeops_control_plane"),
         unread: Arc::new(mux::Unread::limited(options.links.unread_total)),
@@ -42,6 +54,7 @@ pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<
     let router = Arc::new(Router {
         rest: rest::router(Arc::clone(&tokens), Arc::clone(&clusters)),
         tokens: Arc::clone(&tokens),
+        agent_tokens,
         proxy: Proxy { clusters, tracer: context.tracer.clone() },
         metrics: Arc::clone(&metrics),
         certified_agents: options.tls.client_ca_file.is_some(),
@@ -63,7 +76,7 @@ pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<
         tasks: TaskTracker::new(),
     });
     let mut background = JoinSet::new();
-    background.spawn(refresh_tokens(tokens));
+    background.spawn(refresh(tokens, configs));
     if let Some(files) = certificate {
         background.spawn(files.watch());
     }
@@ -86,8 +99,13 @@ pub fn open_tokens(options: &Options) -> anyhow::Result<Tokens> {
     Ok(Tokens::new(Folder::open(options.data_dir.join("tokens"))?))
 }
 
-async fn refresh_tokens(tokens: Arc<Tokens>) {
-    let mut ticks = interval(TOKEN_REFRESH);
+pub fn open_configs(options: &Options) -> anyhow::Result<Configs> {
+    Ok(Configs::new(Folder::open(options.data_dir.join("configs"))?))
+}
+
+/// Keeps what is in memory as it is on disk.
+async fn refresh(tokens: Arc<Tokens>, configs: Arc<Configs>) {
+    let mut ticks = interval(REFRESH);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
@@ -95,6 +113,12 @@ async fn refresh_tokens(tokens: Arc<Tokens>) {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
                 "cannot read the tokens; the old ones stay valid"
+            );
+        }
+        if let Err(error) = configs.refresh().await {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "cannot read the clusters' configurations; the old ones stay in force"
             );
         }
     }

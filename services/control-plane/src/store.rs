@@ -26,6 +26,8 @@ pub enum StoreError {
     Corrupt { path: PathBuf, source: serde_json::Error },
     #[error("{path:?} is a copy of the record {name:?} under another name, and does not count; remove it")]
     Misnamed { path: PathBuf, name: String },
+    #[error("{path:?} is no key: restore it from a backup, or remove it, and then make new tokens for all agents")]
+    Key { path: PathBuf },
     #[error("{0:?} cannot be the name of a record")]
     Name(String),
 }

@@ -13,8 +13,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use agent::{
-    AgentMessage, Features, GatewayHelloAck, Heartbeat, HeartbeatMetadata, Pong, ProtocolFallback, Register,
-    RegisterMetadata, ServerSpecs, TunnelPortConfig,
+    AgentMessage, ComponentState, Features, GatewayHelloAck, Heartbeat, HeartbeatMetadata, Pong, ProtocolFallback,
+    Register, RegisterMetadata, ServerSpecs, TunnelPortConfig,
 };
 pub use control::{ControlMessage, ErrorReport, GatewayHello, RegisterSuccess, RegistrationError, YamuxConfig};
 

@@ -1,6 +1,6 @@
 use http::HeaderMap;
 use jiff::Timestamp;
-use protocol::{Secret, User};
+use protocol::{AgentId, Secret, User};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
@@ -31,10 +31,19 @@ pub struct TokenRecord {
     pub id: String,
     pub created: Timestamp,
     pub grant: Grant,
+    /// An agent's: who has registered with it, and is served by tokens of its own since.
+    pub used: Option<Used>,
     hash: [u8; 32],
     /// A user's identity as it goes to the cluster, encoded once.
     identity: HeaderMap,
     revoked: CancellationToken,
+}
+
+/// A token is good for one registration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Used {
+    pub agent: AgentId,
+    pub at: Timestamp,
 }
 
 /// A token that has just been made.
@@ -50,11 +59,13 @@ struct Stored {
     created: Timestamp,
     #[serde(flatten)]
     grant: Grant,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    used: Option<Used>,
     /// SHA-256 of the secret part, hexadecimal. The secret has 256 random bits, so a slow hash would add nothing.
     sha256: String,
 }
 
-const PREFIX: &str = "pipeops_";
+pub const PREFIX: &str = "pipeops_";
 const ID_DIGITS: usize = 12;
 const SECRET_BYTES: usize = 32;
 
@@ -71,18 +82,19 @@ impl NewToken {
         let id = format!("{:012x}", rand::random::<u64>() >> 16);
         let secret = hex(&rand::random::<[u8; SECRET_BYTES]>());
         let token = Secret::new(format!("{PREFIX}{id}_{secret}"));
-        let record = TokenRecord::new(id, Timestamp::now(), grant, Sha256::digest(secret.as_bytes()).into());
+        let hash = Sha256::digest(secret.as_bytes()).into();
+        let record = TokenRecord::new(id, Timestamp::now(), grant, None, hash);
         Self { record, secret: token }
     }
 }
 
 impl TokenRecord {
-    fn new(id: String, created: Timestamp, grant: Grant, hash: [u8; 32]) -> Self {
+    fn new(id: String, created: Timestamp, grant: Grant, used: Option<Used>, hash: [u8; 32]) -> Self {
         let mut identity = HeaderMap::new();
         if let Grant::User { user, .. } = &grant {
             user.write_headers(&mut identity);
         }
-        Self { id, created, grant, hash, identity, revoked: CancellationToken::new() }
+        Self { id, created, grant, used, hash, identity, revoked: CancellationToken::new() }
     }
 
     /// Cancelled once the token is revoked, or is replaced by one of other rights: what was begun with it has to end.
@@ -91,9 +103,24 @@ impl TokenRecord {
         &self.revoked
     }
 
+    /// What [`TokenRecord::matches`] compares with.
+    pub fn hash(&self) -> &[u8; 32] {
+        &self.hash
+    }
+
     /// Whether it is the same token, good for the same.
     pub fn is_same(&self, other: &Self) -> bool {
         self.id == other.id && self.hash == other.hash && self.grant == other.grant
+    }
+
+    /// The same token as `before`, whose revocation is this one's too.
+    pub fn in_place_of(self, before: &Self) -> Self {
+        Self { revoked: before.revoked.clone(), ..self }
+    }
+
+    /// The same token, used by `agent` now.
+    pub fn used_by(&self, agent: &AgentId) -> Self {
+        Self { used: Some(Used { agent: agent.clone(), at: Timestamp::now() }), ..self.clone() }
     }
 
     /// Compares in constant time.
@@ -128,18 +155,20 @@ impl TryFrom<Stored> for TokenRecord {
     type Error = &'static str;
 
     fn try_from(stored: Stored) -> Result<Self, Self::Error> {
-        let hash = unhex(&stored.sha256).ok_or("sha256 is not 64 hexadecimal digits")?;
-        Ok(Self::new(stored.id, stored.created, stored.grant, hash))
+        let hash = unhex(&stored.sha256).and_then(|bytes| bytes.try_into().ok());
+        let hash = hash.ok_or("sha256 is not 64 hexadecimal digits")?;
+        Ok(Self::new(stored.id, stored.created, stored.grant, stored.used, hash))
     }
 }
 
 impl From<TokenRecord> for Stored {
     fn from(record: TokenRecord) -> Self {
-        Self { id: record.id, created: record.created, grant: record.grant, sha256: hex(&record.hash) }
+        let TokenRecord { id, created, grant, used, hash, .. } = record;
+        Self { id, created, grant, used, sha256: hex(&hash) }
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         // Writing to a String cannot fail.
@@ -148,13 +177,10 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-fn unhex(text: &str) -> Option<[u8; 32]> {
-    let mut bytes = [0; 32];
-    if text.len() != 64 {
+pub fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits = text.as_bytes();
+    if digits.len() % 2 != 0 || !digits.iter().all(u8::is_ascii_hexdigit) {
         return None;
     }
-    for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
-    }
-    Some(bytes)
+    digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
 }

@@ -1,5 +1,4 @@
 use std::io::Write as _;
-use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Subcommand};
 use protocol::User;
@@ -7,6 +6,7 @@ use protocol::identity::{MAX_GROUPS, MAX_NAME, is_acceptable};
 use runtime::error_text;
 
 use super::NAME;
+use super::settings::{Settings, check_cluster};
 use crate::auth::{Grant, TokenRecord, Tokens, token_id};
 use crate::options::Options;
 use crate::service;
@@ -17,7 +17,8 @@ pub enum Command {
     /// Make a token and print it.
     ///
     /// It is shown this once; only its hash is kept. It works from its first request on, without a restart of the control
-    /// plane.
+    /// plane. An agent's is good for one registration: from then on the agent has a token of its own, which is renewed
+    /// over its link and ends with this one's revocation. Agents of other makes show the same one for ever.
     Create(Create),
     /// List the tokens: id, when made, what for.
     List {
@@ -55,33 +56,15 @@ pub struct Create {
     settings: Settings,
 }
 
-/// Where the data is.
-#[derive(Debug, Args)]
-pub struct Settings {
-    /// Configuration file (YAML) of the control plane.
-    #[arg(long, value_name = "FILE", env = "PIPEOPS_CONFIG")]
-    config: Option<PathBuf>,
-    /// Sets one key, over file and environment; may be repeated. `data_dir=DIR` is the one that counts here.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    set: Vec<String>,
-}
-
-impl Settings {
-    fn load(self) -> anyhow::Result<Options> {
-        let args = runtime::Args { config: self.config, set: self.set, ..runtime::Args::default() };
-        Ok(runtime::load(&args)?)
-    }
-
-    /// The tokens of a data folder that is there already: an empty list of a folder that is not would mislead.
-    fn existing(self) -> anyhow::Result<(Tokens, Options)> {
-        let options = self.load()?;
-        anyhow::ensure!(
-            options.data_dir.join("tokens").exists(),
-            "there are no tokens in {:?}, and no control plane has used it: run this where the control plane's data is, with its settings (PIPEOPS_DATA_DIR, or --set data_dir=DIR)",
-            options.data_dir
-        );
-        Ok((service::open_tokens(&options)?, options))
-    }
+/// The tokens of a data folder that is there already: an empty list of a folder that is not would mislead.
+fn existing(settings: Settings) -> anyhow::Result<(Tokens, Options)> {
+    let options = settings.load()?;
+    anyhow::ensure!(
+        options.data_dir.join("tokens").exists(),
+        "there are no tokens in {:?}, and no control plane has used it: run this where the control plane's data is, with its settings (PIPEOPS_DATA_DIR, or --set data_dir=DIR)",
+        options.data_dir
+    );
+    Ok((service::open_tokens(&options)?, options))
 }
 
 pub fn run(command: Command) -> anyhow::Result<()> {
@@ -99,7 +82,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
             print(&format!("{}\n", secret.expose()))
         }
         Command::List { settings } => {
-            let (tokens, options) = settings.existing()?;
+            let (tokens, options) = existing(settings)?;
             let Contents { mut records, broken } = tokens.list()?;
             for error in broken.values() {
                 eprintln!("{NAME}: warning: {}", error_text(error));
@@ -112,7 +95,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
             print(&table(&records))
         }
         Command::Revoke { id, settings } => {
-            let (tokens, _) = settings.existing()?;
+            let (tokens, _) = existing(settings)?;
             let id = token_id(&id).unwrap_or(&id);
             // What is only damaged can be revoked too.
             let record = tokens.get(id).ok().flatten();
@@ -134,7 +117,9 @@ fn print(text: &str) -> anyhow::Result<()> {
 fn table(records: &[TokenRecord]) -> String {
     let head = format!("{:<12}  {:<20}  FOR\n", "ID", "CREATED");
     records.iter().fold(head, |table, record| {
-        table + &format!("{:<12}  {:.0}  {}\n", record.id, record.created, describe(&record.grant))
+        let used = record.used.as_ref().map(|used| format!(", used at {:.0} by {}", used.at, used.agent));
+        let what = describe(&record.grant) + &used.unwrap_or_default();
+        table + &format!("{:<12}  {:.0}  {what}\n", record.id, record.created)
     })
 }
 
@@ -162,16 +147,6 @@ impl Create {
         let clusters = if self.clusters.is_empty() { None } else { Some(self.clusters) };
         Ok((Grant::User { user: User { name, groups: self.groups }, clusters }, self.settings))
     }
-}
-
-/// The name is part of a URL and of a file name.
-fn check_cluster(name: &str) -> anyhow::Result<()> {
-    let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.' || b == b'_');
-    anyhow::ensure!(
-        plain && !name.is_empty() && !name.starts_with('.') && name.len() <= 63 && name != "ws",
-        "{name:?} cannot be the name of a cluster: use 1 to 63 letters, digits, '-', '_' and '.', no '.' first, and not \"ws\""
-    );
-    Ok(())
 }
 
 fn describe(grant: &Grant) -> String {

@@ -14,8 +14,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
-use crate::auth::{Grant, Tokens};
+use crate::auth::{AgentTokens, Grant, Tokens};
 use crate::clusters::Clusters;
+use crate::configs::Configs;
 use crate::options;
 use crate::proxy::Proxy;
 use crate::store::Folder;
@@ -37,6 +38,9 @@ impl Server {
         let tokens = Arc::new(Tokens::new(Folder::open(place.join("tokens")).unwrap()));
         let user = User { name: "ana".to_owned(), groups: Vec::new() };
         let (_, token) = tokens.create(Grant::User { user, clusters: None }).unwrap();
+        let lifetime = std::time::Duration::from_secs(3600);
+        let agent_tokens = Arc::new(AgentTokens::open(Arc::clone(&tokens), place, lifetime).unwrap());
+        let configs = Arc::new(Configs::new(Folder::open(place.join("configs")).unwrap()));
         let clusters = Arc::new(Clusters::open(Folder::open(place.join("clusters")).unwrap()).unwrap());
         let metrics = Arc::new(Metrics::default());
         let listener = Arc::new(Listener {
@@ -44,12 +48,15 @@ impl Server {
             router: Arc::new(Router {
                 rest: crate::rest::router(Arc::clone(&tokens), Arc::clone(&clusters)),
                 tokens,
+                agent_tokens: Arc::clone(&agent_tokens),
                 proxy: Proxy { clusters: Arc::clone(&clusters), tracer: runtime::Tracer::disabled() },
                 metrics: Arc::clone(&metrics),
                 certified_agents: false,
             }),
             agents: Arc::new(Agents {
                 clusters,
+                tokens: agent_tokens,
+                configs,
                 metrics: Arc::clone(&metrics),
                 link_metrics: mux::LinkMetrics::register(&opentelemetry::global::meter("test"), "test"),
                 options: options::Links::default(),

@@ -10,15 +10,15 @@ use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest as _};
 
 use crate::control_plane::{ControlPlane, SOON, ca, get, token};
 
-type Link = WebSocketStream<TlsStream<TcpStream>>;
+pub type Link = WebSocketStream<TlsStream<TcpStream>>;
 
-async fn dial(server: &ControlPlane, ca: &str, token: &str) -> Link {
+pub async fn dial(server: &ControlPlane, ca: &str, token: &str) -> Link {
     let mut request = "wss://localhost/api/v1/clusters/agent/ws".into_client_request().unwrap();
     request.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
     tokio_tungstenite::client_async(request, server.connect(ca).await.unwrap()).await.unwrap().0
 }
 
-async fn say(link: &mut Link, kind: &str, payload: Value) {
+pub async fn say(link: &mut Link, kind: &str, payload: Value) {
     let mut message = serde_json::Map::new();
     message.insert("type".to_owned(), kind.into());
     message.insert("payload".to_owned(), payload);
@@ -27,7 +27,7 @@ async fn say(link: &mut Link, kind: &str, payload: Value) {
 }
 
 /// The payload of the next message of this type.
-async fn hear(link: &mut Link, kind: &str) -> Value {
+pub async fn hear(link: &mut Link, kind: &str) -> Value {
     let heard = timeout(SOON, async {
         loop {
             let Message::Text(text) = link.next().await.expect("the link ends").unwrap() else { continue };
@@ -41,7 +41,7 @@ async fn hear(link: &mut Link, kind: &str) -> Value {
 }
 
 /// What the first cluster of the list looks like once it is `wanted`.
-async fn cluster(server: &ControlPlane, ca: &str, user: &str, wanted: fn(&Value) -> bool) -> Value {
+pub async fn cluster(server: &ControlPlane, ca: &str, user: &str, wanted: fn(&Value) -> bool) -> Value {
     let mut connection = server.connect(ca).await.unwrap();
     let mut last = Value::Null;
     let seen = timeout(SOON, async {

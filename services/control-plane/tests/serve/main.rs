@@ -10,5 +10,7 @@
 
 mod agents;
 mod certificates;
+mod configs;
 mod control_plane;
+mod registration;
 mod tokens;

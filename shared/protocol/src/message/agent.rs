@@ -155,8 +155,37 @@ pub struct HeartbeatMetadata {
     pub memory_usage: String,
     pub is_private: bool,
     pub gateway_routes: u64,
+    /// How long ago the cluster was seen as it is said here; absent: not yet, or unsaid.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub k8s_age_seconds: Option<u64>,
+    /// Of the process that sends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uptime_seconds: Option<u64>,
+    /// Of the link: `connecting`, `connected`, `reconnecting` or `disconnected`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub gateway_state: String,
+    /// The agent's services, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub components: BTreeMap<String, ComponentState>,
     #[serde(flatten)]
     pub extra: Map<String, Value>,
+}
+
+/// One of the agent's services.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ComponentState {
+    /// `ready`, `not_ready`, or `unknown`: it does not answer.
+    pub status: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub version: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uptime_seconds: Option<u64>,
+    /// Why it is not ready, or does not answer.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// How long ago it said so.
+    pub age_seconds: u64,
 }
 
 /// `gateway_hello_ack`: binary frames are yamux from here on.

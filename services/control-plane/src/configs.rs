@@ -1,0 +1,104 @@
+//! What clusters are wished to be configured as: made by the command line, pushed over each cluster's links.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use protocol::ClusterConfig;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+
+use crate::store::{Complaints, Contents, Folder, Record, StoreError};
+
+/// A folder changed this recently may change again within the same tick of its clock.
+const CLOCK_TICK: Duration = Duration::from_secs(1);
+
+/// A cluster's configuration as it is stored.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ConfigRecord {
+    /// By name; it need not have registered yet.
+    pub cluster: String,
+    pub config: ClusterConfig,
+}
+
+impl Record for ConfigRecord {
+    fn name(&self) -> &str {
+        &self.cluster
+    }
+}
+
+/// All of them, in memory; read again when the folder has changed.
+#[derive(Debug)]
+pub struct Configs {
+    folder: Folder<ConfigRecord>,
+    known: RwLock<HashMap<String, Arc<ClusterConfig>>>,
+    seen: Mutex<Seen>,
+    changed: watch::Sender<()>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    as_of: Option<SystemTime>,
+    complaints: Complaints,
+}
+
+impl Configs {
+    /// Without any in memory: [`Configs::refresh`] reads them.
+    pub fn new(folder: Folder<ConfigRecord>) -> Self {
+        Self { folder, known: RwLock::default(), seen: Mutex::default(), changed: watch::Sender::default() }
+    }
+
+    /// As known now. None: nothing is wished for.
+    pub fn of(&self, cluster: &str) -> Option<Arc<ClusterConfig>> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).get(cluster).cloned()
+    }
+
+    /// Tells of each change of any of them.
+    pub fn subscribe(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Looks at the folder, and reads it if it may have changed.
+    pub async fn refresh(self: &Arc<Self>) -> Result<(), StoreError> {
+        let this = Arc::clone(self);
+        spawn_blocking(move || this.look()).await.map_err(|died| self.folder.unusable(died.into()))?
+    }
+
+    fn look(&self) -> Result<(), StoreError> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = self.folder.changed()?;
+        if seen.as_of == Some(changed) {
+            return Ok(());
+        }
+        let settled = changed.elapsed().is_ok_and(|age| age > CLOCK_TICK);
+        let Contents { records, broken } = self.folder.all()?;
+        seen.complaints.tell(&broken, "the cluster keeps the configuration that it was given last");
+        seen.as_of = (settled && broken.is_empty()).then_some(changed);
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let mut now: HashMap<String, Arc<ClusterConfig>> =
+            records.into_iter().map(|record| (record.cluster, Arc::new(record.config))).collect();
+        let kept = broken.keys().filter_map(|name| Some((name.clone(), known.get(name)?.clone())));
+        now.extend(kept.collect::<Vec<_>>());
+        if *known != now {
+            *known = now;
+            drop(known);
+            self.changed.send_replace(());
+        }
+        Ok(())
+    }
+
+    /// As stored now. Blocks.
+    pub fn get(&self, cluster: &str) -> Result<Option<ConfigRecord>, StoreError> {
+        self.folder.get(cluster)
+    }
+
+    /// Stores it under the next revision, which it gives. Blocks.
+    pub fn set(&self, cluster: &str, config: ClusterConfig) -> Result<u64, StoreError> {
+        let before = self.folder.get(cluster)?.map_or(0, |record| record.config.revision);
+        let revision = before.saturating_add(1);
+        let config = ClusterConfig { revision, ..config };
+        self.folder.put(&ConfigRecord { cluster: cluster.to_owned(), config })?;
+        Ok(revision)
+    }
+}

@@ -5,12 +5,11 @@ mod target;
 mod trust;
 
 use std::io;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use http::{HeaderValue, Request, StatusCode, Uri, header};
 use mux::Timed;
-use protocol::{Secret, endpoint};
+use protocol::{ClusterId, Secret, endpoint};
 use runtime::tls::{NotPinned, Pin};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -37,12 +36,14 @@ type Carrier = Either<Box<TlsStream<TcpStream>>, TcpStream>;
 pub enum DialError {
     #[error("{url:?} is not an address of a control plane: expected https://HOST[:PORT]")]
     Address { url: String },
-    #[error("no token: set PIPEOPS_TOKEN or PIPEOPS_TOKEN_FILE")]
-    NoToken,
-    #[error("cannot read the token file {path:?}")]
-    TokenFile { path: PathBuf, source: io::Error },
     #[error("the token does not fit a header; does its file hold more than the token?")]
     TokenCharacters,
+    #[error("the control plane names {url:?} as its gateway: expected wss://HOST[:PORT][/PATH]")]
+    Gateway { url: String },
+    #[error(
+        "the control plane names {url:?} as its gateway, which has no TLS, while it has itself: the token is not shown to it"
+    )]
+    GatewayWithoutTls { url: String },
     #[error("TLS settings")]
     Tls(#[from] runtime::tls::TlsError),
     #[error("pipeops.tls.cert_file and pipeops.tls.key_file go together: only one is set")]
@@ -76,11 +77,13 @@ pub enum DialError {
     WebSocket { address: String, source: Box<tungstenite::Error> },
 }
 
-/// Opens WebSockets to one control plane.
+/// Opens WebSockets to one address of a control plane.
 #[derive(Debug)]
 pub struct Dialer {
-    options: PipeOps,
+    timeout: Duration,
     target: Target,
+    /// With the query.
+    path: String,
     proxy: Option<Proxy>,
     /// None for a control plane without TLS.
     trust: Option<Trust>,
@@ -103,26 +106,42 @@ impl Limit {
 }
 
 impl Dialer {
-    /// Fails for settings, and for files of certificates and keys, that cannot be used.
+    /// To where agents register. Fails for settings, and for files of certificates and keys, that cannot be used.
     pub fn new(options: &PipeOps) -> Result<Self, DialError> {
         let url = &options.api_url;
         let target = url.parse::<Uri>().ok().as_ref().and_then(Target::of);
         let target = target.ok_or_else(|| DialError::Address { url: url.clone() })?;
+        Self::to(target, endpoint::AGENT_WS.to_owned(), options)
+    }
+
+    /// To the gateway that the control plane has named for `cluster`.
+    pub fn to_gateway(options: &PipeOps, url: &str, cluster: &ClusterId, version: &str) -> Result<Self, DialError> {
+        let uri = url.parse::<Uri>().map_err(|_| DialError::Gateway { url: url.to_owned() })?;
+        let target = Target::of(&uri).ok_or_else(|| DialError::Gateway { url: url.to_owned() })?;
+        if !target.tls && Self::new(options)?.target.tls {
+            return Err(DialError::GatewayWithoutTls { url: url.to_owned() });
+        }
+        let path = endpoint::gateway_path(&uri, cluster, version);
+        Self::to(target, path, options)
+    }
+
+    fn to(target: Target, path: String, options: &PipeOps) -> Result<Self, DialError> {
         let proxy = Proxy::towards(&target, options)?;
         let trust = |peer, needed: bool| needed.then(|| Trust::open(peer, &options.tls)).transpose();
         Ok(Self {
             trust: trust(Peer::ControlPlane, target.tls)?,
             proxy_trust: trust(Peer::Proxy, proxy.as_ref().is_some_and(|proxy| proxy.at.tls))?,
-            options: options.clone(),
+            timeout: options.timeout.get(),
             target,
+            path,
             proxy,
         })
     }
 
-    /// Opens one. The files of the token, of certificates and of the key are read anew.
-    pub async fn dial(&self, config: WebSocketConfig) -> Result<Socket, DialError> {
-        let token = token(&self.options)?;
-        let after = self.options.timeout.get();
+    /// Opens one, and shows `token`. The files of certificates and of the key are read anew.
+    pub async fn dial(&self, token: &Secret, config: WebSocketConfig) -> Result<Socket, DialError> {
+        let token = bearer(token)?;
+        let after = self.timeout;
         let address = match &self.proxy {
             Some(proxy) => format!("{} by way of the proxy {proxy}", self.target.address()),
             None => self.target.address(),
@@ -168,12 +187,20 @@ impl Dialer {
         address: String,
         config: WebSocketConfig,
     ) -> Result<Socket, DialError> {
-        let request = upgrade_request(&self.target, token)?;
+        let request = self.upgrade_request(token)?;
         match tokio_tungstenite::client_async_with_config(request, Timed::new(stream), Some(config)).await {
             Ok((socket, _)) => Ok(socket),
             Err(tungstenite::Error::Http(response)) => Err(refusal(address, &response)),
             Err(source) => Err(DialError::WebSocket { address, source: Box::new(source) }),
         }
+    }
+
+    fn upgrade_request(&self, token: &HeaderValue) -> Result<Request<()>, DialError> {
+        let scheme = if self.target.tls { "wss" } else { "ws" };
+        let url = format!("{scheme}://{}{}", self.target.address(), self.path);
+        let mut request = url.as_str().into_client_request().map_err(|_| DialError::Address { url: url.clone() })?;
+        request.headers_mut().insert(header::AUTHORIZATION, token.clone());
+        Ok(request)
     }
 }
 
@@ -196,29 +223,11 @@ where
     trust.connector().connect(name, stream).await.map_err(failed)
 }
 
-fn token(options: &PipeOps) -> Result<HeaderValue, DialError> {
-    let token = match (&options.token_file, &options.token) {
-        (Some(path), _) => std::fs::read_to_string(path)
-            .map(|text| Secret::new(text.trim()))
-            .map_err(|source| DialError::TokenFile { path: path.clone(), source })?,
-        (None, Some(token)) => token.clone(),
-        (None, None) => return Err(DialError::NoToken),
-    };
-    if token.is_empty() {
-        return Err(DialError::NoToken);
-    }
+fn bearer(token: &Secret) -> Result<HeaderValue, DialError> {
     let mut value =
         HeaderValue::try_from(format!("Bearer {}", token.expose())).map_err(|_| DialError::TokenCharacters)?;
     value.set_sensitive(true);
     Ok(value)
-}
-
-fn upgrade_request(target: &Target, token: &HeaderValue) -> Result<Request<()>, DialError> {
-    let scheme = if target.tls { "wss" } else { "ws" };
-    let url = format!("{scheme}://{}{}", target.address(), endpoint::AGENT_WS);
-    let mut request = url.as_str().into_client_request().map_err(|_| DialError::Address { url: url.clone() })?;
-    request.headers_mut().insert(header::AUTHORIZATION, token.clone());
-    Ok(request)
 }
 
 fn refusal(address: String, response: &http::Response<Option<Vec<u8>>>) -> DialError {

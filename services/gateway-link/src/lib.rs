@@ -10,18 +10,23 @@
 //! the bytes of a stream are carried without a look at them.
 
 mod backoff;
+mod configuration;
+mod credentials;
 mod dial;
+mod facts;
 mod forward;
 mod heartbeat;
+mod lease;
 mod metrics;
 mod options;
 mod refusal;
 mod register;
 mod service;
 mod session;
+mod state;
 
 pub use dial::{DialError, Dialer, Socket};
 pub use forward::Forwarder;
 pub use metrics::Metrics;
 pub use options::{Agent, Link, Options, PipeOps, Reconnect, Tls};
-pub use service::run;
+pub use service::{run, run_on};

@@ -1,8 +1,9 @@
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use duplex::Relayed;
-use opentelemetry::metrics::Meter;
+use opentelemetry::metrics::{Histogram, Meter};
 use runtime::instruments::Instruments;
 
 /// What `pipeops_agent_connection_state` shows.
@@ -12,6 +13,19 @@ pub enum ConnectionState {
     Connecting = 1,
     Connected = 2,
     Reconnecting = 3,
+}
+
+impl ConnectionState {
+    pub const NAMES: [&'static str; 4] = ["disconnected", "connecting", "connected", "reconnecting"];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Disconnected => "disconnected",
+            Self::Connecting => "connecting",
+            Self::Connected => "connected",
+            Self::Reconnecting => "reconnecting",
+        }
+    }
 }
 
 /// Why a stream failed; the label of `pipeops_agent_yamux_stream_errors_total`.
@@ -30,6 +44,9 @@ pub struct Metrics {
     reconnections: AtomicU64,
     heartbeats: AtomicU64,
     heartbeat_failures: AtomicU64,
+    skipped_heartbeats: AtomicU64,
+    heartbeat_duration: OnceLock<Histogram<f64>>,
+    state_changes: [AtomicU64; 4],
     active_streams: AtomicI64,
     accepted_streams: AtomicU64,
     stream_errors: [AtomicU64; 3],
@@ -39,7 +56,10 @@ pub struct Metrics {
 impl Metrics {
     pub fn register(meter: &Meter) -> Arc<Self> {
         let causes = ("type", ["dial_error", "header_error", "copy_error"]);
-        Instruments::of(meter, &Arc::new(Self::default()))
+        let duration = meter.f64_histogram("pipeops_agent_heartbeat_duration_seconds");
+        let duration = duration.with_description("How long heartbeats waited for their place on the link").build();
+        let values = Self { heartbeat_duration: duration.into(), ..Self::default() };
+        Instruments::of(meter, &Arc::new(values))
             .gauge("pipeops_agent_connection_state", "0 disconnected, 1 connecting, 2 connected, 3 reconnecting", |m| {
                 &m.state
             })
@@ -54,6 +74,17 @@ impl Metrics {
             })
             .counter("pipeops_agent_heartbeat_success", "Heartbeats sent", |m| &m.heartbeats)
             .counter("pipeops_agent_heartbeat_failures", "Heartbeats that could not be sent", |m| &m.heartbeat_failures)
+            .counter(
+                "pipeops_agent_heartbeat_skip_reconnecting",
+                "Heartbeats that were due while there was no link",
+                |m| &m.skipped_heartbeats,
+            )
+            .counters(
+                "pipeops_agent_connection_state_changes",
+                "Changes of the connection's state, by the new one",
+                ("state", ConnectionState::NAMES),
+                |m| &m.state_changes,
+            )
             .counter("pipeops_agent_yamux_streams_accepted", "Streams the control plane has opened", |m| {
                 &m.accepted_streams
             })
@@ -69,6 +100,9 @@ impl Metrics {
 
     pub fn state(&self, state: ConnectionState) {
         self.state.store(state as i64, Relaxed);
+        if let Some(count) = self.state_changes.get(state as usize) {
+            count.fetch_add(1, Relaxed);
+        }
     }
 
     pub fn unverified(&self, unverified: bool) {
@@ -79,8 +113,15 @@ impl Metrics {
         self.reconnections.fetch_add(1, Relaxed);
     }
 
-    pub fn heartbeat(&self, sent: bool) {
+    pub fn heartbeat(&self, sent: bool, took: Duration) {
         if sent { &self.heartbeats } else { &self.heartbeat_failures }.fetch_add(1, Relaxed);
+        if let Some(durations) = self.heartbeat_duration.get() {
+            durations.record(took.as_secs_f64(), &[]);
+        }
+    }
+
+    pub fn heartbeat_skipped(&self) {
+        self.skipped_heartbeats.fetch_add(1, Relaxed);
     }
 
     pub fn stream_opened(self: &Arc<Self>) -> OpenStream {

@@ -43,6 +43,9 @@ impl runtime::Options for Options {
         ("NO_PROXY", "pipeops.no_proxy"),
         ("PIPEOPS_NO_PROXY", "pipeops.no_proxy"),
         ("PIPEOPS_CLUSTER_NAME", "agent.cluster_name"),
+        ("PIPEOPS_HEARTBEAT_INTERVAL_CONNECTED", "agent.heartbeat_interval_connected"),
+        ("PIPEOPS_HEARTBEAT_INTERVAL_RECONNECTING", "agent.heartbeat_interval_reconnecting"),
+        ("PIPEOPS_HEARTBEAT_INTERVAL_DISCONNECTED", "agent.heartbeat_interval_disconnected"),
     ];
 
     fn common(&self) -> &runtime::Common {
@@ -74,8 +77,6 @@ pub struct PipeOps {
     pub reconnect: Reconnect,
     /// How long dialling and registering may take, each.
     pub timeout: Duration,
-    /// Interval of heartbeats while the link is up.
-    pub heartbeat_interval: Duration,
     /// Interval of the pings that show whether the control plane is still there.
     pub ping_interval: Duration,
     /// Without any sign of life for this long the link is given up.
@@ -94,7 +95,6 @@ impl Default for PipeOps {
             no_proxy: String::new(),
             reconnect: Reconnect::default(),
             timeout: Duration::from_secs(30),
-            heartbeat_interval: Duration::from_secs(30),
             ping_interval: Duration::from_secs(10),
             dead_after: Duration::from_secs(20),
         }
@@ -140,6 +140,8 @@ impl Default for Reconnect {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Link {
+    /// The largest message accepted from the control plane, in bytes. A larger one ends the link.
+    pub max_message: usize,
     /// The most streams open at once on a link; one more is reset. Up to 65536.
     pub max_streams: usize,
     /// The most bytes that fast streams together may have waiting beyond 256 KiB each. They get no more than that when
@@ -152,7 +154,7 @@ pub struct Link {
 
 impl Default for Link {
     fn default() -> Self {
-        Self { max_streams: 4096, window_total: 32 << 20, unread_total: 32 << 20 }
+        Self { max_message: 4 << 20, max_streams: 4096, window_total: 32 << 20, unread_total: 32 << 20 }
     }
 }
 
@@ -163,10 +165,22 @@ pub struct Agent {
     pub cluster_name: String,
     /// Labels sent with the registration.
     pub labels: BTreeMap<String, String>,
+    /// Interval of heartbeats while the link is up, unless the control plane wishes for another.
+    pub heartbeat_interval_connected: Duration,
+    /// The same while a link that was lost is made anew: they are counted, as nobody is there to take them.
+    pub heartbeat_interval_reconnecting: Duration,
+    /// The same while the control plane refuses this agent.
+    pub heartbeat_interval_disconnected: Duration,
 }
 
 impl Default for Agent {
     fn default() -> Self {
-        Self { cluster_name: "default-cluster".to_owned(), labels: BTreeMap::new() }
+        Self {
+            cluster_name: "default-cluster".to_owned(),
+            labels: BTreeMap::new(),
+            heartbeat_interval_connected: Duration::from_secs(30),
+            heartbeat_interval_reconnecting: Duration::from_secs(60),
+            heartbeat_interval_disconnected: Duration::from_secs(15),
+        }
     }
 }

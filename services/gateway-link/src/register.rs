@@ -4,14 +4,21 @@ use bus::Bus;
 use bus::state::{GetIdentity, Identity, SaveRegistration};
 use mux::{Control, Link};
 use protocol::message::{ErrorReport, Features, Register, RegisterMetadata, RegisterSuccess};
-use protocol::{AgentMessage, ClusterId, ControlMessage, RegistrationError, capability};
+use protocol::{AgentMessage, ClusterId, ControlMessage, RegistrationError, capability, endpoint};
 use tokio::time::{Instant, timeout_at};
 
 use crate::options::Options;
 
-/// What this agent can do beyond the published protocol.
-pub fn capabilities() -> Vec<String> {
-    [capability::STREAMS_2, capability::LINKS_N].map(str::to_owned).to_vec()
+/// What the agent tells of itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Introduction<'a> {
+    pub options: &'a Options,
+    pub version: &'a str,
+    pub identity: &'a Identity,
+    /// Such as `v1.36.3`; empty: not known yet.
+    pub k8s_version: &'a str,
+    /// The control plane has said that it does not know the cluster's id any more.
+    pub forgotten: bool,
 }
 
 /// A registration that holds.
@@ -20,8 +27,10 @@ pub struct Registered {
     pub cluster_id: ClusterId,
     /// What the control plane calls the cluster, where it says so.
     pub name: Option<String>,
-    /// The peer speaks the same version of the link as we do.
-    pub tuned: bool,
+    /// Where to go on, if not here.
+    pub gateway: Option<String>,
+    /// What the control plane can do beyond the published protocol.
+    pub capabilities: Vec<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -44,18 +53,17 @@ pub enum RegisterError {
 /// Registers over an open link and stores what came back. Messages before the answer, other than its own, are not
 /// expected from any control plane and are passed over.
 pub async fn register(
-    options: &Options,
-    version: &str,
+    introduction: Introduction<'_>,
     bus: &Bus,
-    identity: &Identity,
     link: &Link,
     control: &mut Control,
 ) -> Result<Registered, RegisterError> {
+    let identity = introduction.identity;
     let request_id = format!("req_{:016x}_{}", rand::random::<u64>(), identity.agent_id);
-    let message = AgentMessage::Register(Box::new(describe(options, version, identity)));
+    let message = AgentMessage::Register(Box::new(introduction.register()));
     link.send(message.encode(Some(&request_id))).await.map_err(|_| RegisterError::Lost)?;
 
-    let limit = options.pipeops.timeout.get();
+    let limit = introduction.options.pipeops.timeout.get();
     let mut deadline = Instant::now() + limit;
     let success = loop {
         let frame = timeout_at(deadline, control.recv())
@@ -71,9 +79,10 @@ pub async fn register(
         }
     };
     let cluster_id = success.cluster_id()?;
-    save(bus, identity, &cluster_id, &success).await?;
-    let tuned = capability::has(&success.capabilities, capability::STREAMS_2);
-    Ok(Registered { cluster_id, name: success.name, tuned })
+    let gateway = gateway(&success, &cluster_id)?;
+    save(bus, identity, &cluster_id, gateway.as_deref(), &success).await?;
+    let RegisterSuccess { name, capabilities, .. } = *success;
+    Ok(Registered { cluster_id, name, gateway, capabilities })
 }
 
 /// Who this agent is, from state-keeper; asked again until it answers.
@@ -88,43 +97,66 @@ pub async fn identity(bus: &Bus, mut waiting: impl FnMut(String)) -> Identity {
     }
 }
 
+/// The gateway's URL. It names the cluster where that has a name for it, so that it is all that has to be kept.
+fn gateway(success: &RegisterSuccess, id: &ClusterId) -> Result<Option<String>, RegisterError> {
+    let Some(url) = &success.gateway_ws_url else { return Ok(None) };
+    let name = success.gateway_cluster()?;
+    Ok(Some(if name == *id { url.clone() } else { endpoint::with_cluster(url, &name) }))
+}
+
 async fn save(
     bus: &Bus,
     identity: &Identity,
     cluster_id: &ClusterId,
+    gateway: Option<&str>,
     success: &RegisterSuccess,
 ) -> Result<(), RegisterError> {
     if identity.cluster_id.as_ref() == Some(cluster_id)
-        && identity.gateway_ws_url == success.gateway_ws_url
+        && identity.gateway_ws_url.as_deref() == gateway
         && success.token.is_none()
     {
         return Ok(());
     }
     let registration = SaveRegistration {
         cluster_id: cluster_id.clone(),
-        gateway_ws_url: success.gateway_ws_url.clone(),
+        gateway_ws_url: gateway.map(str::to_owned),
         cluster_token: success.token.clone(),
     };
     bus.request(&registration).await.map(drop).map_err(|error| RegisterError::Save(error.to_string()))
 }
 
-fn describe(options: &Options, version: &str, identity: &Identity) -> Register {
-    let mut register = Register::new(identity.agent_id.clone(), &*options.agent.cluster_name);
-    register.cluster_id.clone_from(&identity.cluster_id);
-    register.agent_version = version.to_owned();
-    register.hostname = hostname();
-    register.labels.clone_from(&options.agent.labels);
-    register.features = Features { supports_streaming: true, supports_gateway: true, ..Features::default() };
-    register.metadata = Some(RegisterMetadata {
-        agent_mode: "vm-agent".to_owned(),
-        registration_timestamp: protocol::message::Pong::now().timestamp,
-        registration_mode: if identity.cluster_id.is_some() { "resume" } else { "fresh" }.to_owned(),
-        ..RegisterMetadata::default()
-    });
-    register.capabilities = capabilities();
-    register
+impl Introduction<'_> {
+    fn register(self) -> Register {
+        let Self { options, version, identity, k8s_version, forgotten } = self;
+        let cluster_id = identity.cluster_id.clone().filter(|_| !forgotten);
+        let mode = if cluster_id.is_some() { "resume" } else { "fresh" };
+        Register {
+            cluster_id,
+            agent_version: version.to_owned(),
+            k8s_version: k8s_version.to_owned(),
+            hostname: hostname(),
+            labels: options.agent.labels.clone(),
+            features: Features {
+                supports_streaming: true,
+                supports_binary_protocol: true,
+                supports_websocket_proxy: true,
+                supports_gateway: true,
+                supports_response_streaming: true,
+                supports_compression: false,
+            },
+            metadata: Some(RegisterMetadata {
+                agent_mode: "vm-agent".to_owned(),
+                registration_timestamp: protocol::message::Pong::now().timestamp,
+                registration_mode: mode.to_owned(),
+                ..RegisterMetadata::default()
+            }),
+            capabilities: capability::all(),
+            ..Register::new(identity.agent_id.clone(), &*options.agent.cluster_name)
+        }
+    }
 }
 
-fn hostname() -> String {
+/// Of the machine, or the pod.
+pub fn hostname() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname").map(|name| name.trim().to_owned()).unwrap_or_default()
 }

@@ -1,19 +1,26 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use bus::Bus;
-use mux::LinkMetrics;
+use mux::{CloseCode, LinkMetrics};
 use runtime::Condition;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::backoff::Backoff;
+use crate::configuration::Configuration;
+use crate::credentials::Credentials;
 use crate::dial::Dialer;
+use crate::facts::Known;
 use crate::forward::Forwarder;
+use crate::heartbeat::{Cadence, Heartbeats};
+use crate::lease::{Candidate, Held};
 use crate::metrics::{ConnectionState, Metrics};
 use crate::options::Options;
-use crate::register::identity;
-use crate::session::{Links, STABLE, SessionError};
+use crate::register::{hostname, identity};
+use crate::session::{Established, Links, STABLE, SessionError};
+use crate::state::States;
 
 /// A refused token is not tried again as often as a lost connection.
 const REFUSED_RETRY: Duration = Duration::from_secs(60);
@@ -24,64 +31,171 @@ pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<
     let dialer = Dialer::new(&options.pipeops).context("cannot connect to the control plane with these settings")?;
     let bus = Bus::connect(&options.bus, bus::Service::GatewayLink).await.context("cannot use the bus")?;
     bus.register_metrics(&context.meter);
+    run_with(options, context, bus, dialer).await
+}
+
+/// [`run`] on a bus that is there already.
+pub async fn run_on(options: Options, context: runtime::Context, bus: Bus) -> anyhow::Result<()> {
+    let dialer = Dialer::new(&options.pipeops).context("cannot connect to the control plane with these settings")?;
+    run_with(options, context, bus, dialer).await
+}
+
+async fn run_with(options: Options, context: runtime::Context, bus: Bus, dialer: Dialer) -> anyhow::Result<()> {
+    let begun = Instant::now();
     let metrics = Metrics::register(&context.meter);
     metrics.unverified(options.pipeops.tls.insecure_skip_verify);
-    let condition = context.health.condition("link");
     let links = Links {
         forwarder: Forwarder { bus: bus.clone(), tracer: context.tracer.clone(), metrics: metrics.clone() },
-        condition: condition.clone(),
+        condition: context.health.condition("link"),
         metrics: LinkMetrics::register(&context.meter, "pipeops_agent"),
+        credentials: Arc::new(Credentials::new(bus.clone(), &options.pipeops)),
+        configuration: Arc::new(Configuration::new(bus.clone())),
+        known: Known::default(),
+        states: States::new(metrics.clone()),
         dialer,
         context,
         options,
     };
-    let mut watches = JoinSet::new();
+    let mut beside = JoinSet::new();
     let condition = links.context.health.condition("bus");
-    watches.spawn(bus.clone().watch_status(move |state| condition.set(state)));
+    beside.spawn(bus.clone().watch_status(move |state| condition.set(state)));
+    beside.spawn(links.known.clone().gather(bus.clone()));
+    let heartbeats = Heartbeats {
+        cadence: Cadence::new(&links.options.agent, links.configuration.heartbeat()),
+        states: links.states.subscribe(),
+        known: links.known.clone(),
+        metrics,
+        version: links.context.version,
+        begun,
+    };
+    beside.spawn(heartbeats.run());
     let outcome = keep_linked(&links).await;
-    links.forwarder.metrics.state(ConnectionState::Disconnected);
-    watches.shutdown().await;
+    links.states.set(ConnectionState::Disconnected);
+    beside.shutdown().await;
     bus.close().await;
     outcome
 }
 
+/// What one attempt leaves to the next.
+struct Course {
+    candidate: Candidate,
+    /// Only one replica may have a link, or it is not known yet whether more may.
+    alone: bool,
+    held: Option<Held>,
+    /// The gateway of the last registration may be gone straight to.
+    resume: bool,
+    /// The control plane does not know the cluster's id any more.
+    forgotten: bool,
+}
+
+impl Course {
+    /// Waits for the lease, where there may be only one link.
+    async fn permitted(&mut self, condition: &Condition) {
+        if self.alone && self.held.is_none() {
+            self.held = Some(self.candidate.wait(|reason| condition.not_ready(reason)).await);
+        }
+    }
+
+    async fn connect<'a>(&mut self, links: &'a Links) -> Result<Established<'a>, SessionError> {
+        let identity = identity(&links.forwarder.bus, |reason| links.condition.not_ready(reason)).await;
+        links.configuration.restore().await;
+        self.permitted(&links.condition).await;
+        if std::mem::take(&mut self.resume)
+            && let (Some(cluster), Some(gateway)) = (&identity.cluster_id, &identity.gateway_ws_url)
+        {
+            match links.resume(&identity, cluster, gateway).await {
+                Err(error) => {
+                    let error = runtime::error_text(&error);
+                    tracing::warn!(error, "the gateway of the last registration is not there: registering anew");
+                }
+                established => return established,
+            }
+        }
+        links.connect(&identity, self.forgotten).await
+    }
+
+    async fn release(&mut self) {
+        if let Some(held) = self.held.take() {
+            held.release().await;
+        }
+    }
+
+    /// Serves the link to its end, or until the lease is lost.
+    async fn serve(&mut self, link: Established<'_>) -> Result<(), SessionError> {
+        self.alone = !link.shares_links();
+        if !self.alone {
+            self.release().await;
+        }
+        let begun = Instant::now();
+        let handle = link.handle();
+        let mut serving = std::pin::pin!(link.serve());
+        let outcome = match &mut self.held {
+            None => serving.await,
+            Some(held) => tokio::select! {
+                outcome = &mut serving => outcome,
+                why = held.lost() => {
+                    handle.close(CloseCode::Away, "another replica has the link");
+                    let _ended = serving.await;
+                    Err(SessionError::LeaseLost(why))
+                }
+            },
+        };
+        let forgotten = matches!(outcome, Err(SessionError::Forgotten(_)));
+        self.forgotten = forgotten;
+        // A gateway that was good is gone back to; the control plane may have another meanwhile, if it was not.
+        self.resume = !forgotten && begun.elapsed() >= STABLE;
+        if matches!(outcome, Err(SessionError::LeaseLost(_))) {
+            self.held = None;
+        }
+        outcome
+    }
+}
+
 async fn keep_linked(links: &Links) -> anyhow::Result<()> {
-    let metrics = &links.forwarder.metrics;
     let shutdown = &links.context.shutdown;
     let mut backoff = Backoff::new(&links.options.pipeops.reconnect);
     let mut registered_before = false;
+    let mut course = Course {
+        candidate: Candidate::new(links.forwarder.bus.clone(), &hostname()),
+        alone: true,
+        held: None,
+        resume: true,
+        forgotten: false,
+    };
     loop {
-        metrics.state(if registered_before { ConnectionState::Reconnecting } else { ConnectionState::Connecting });
-        let connect = async {
-            let identity = identity(&links.forwarder.bus, |reason| links.condition.not_ready(reason)).await;
-            links.connect(&identity).await
-        };
+        links.states.set(if registered_before { ConnectionState::Reconnecting } else { ConnectionState::Connecting });
         let connected = tokio::select! {
-            connected = connect => connected,
-            () = shutdown.cancelled() => return Ok(()),
+            connected = course.connect(links) => connected,
+            () = shutdown.cancelled() => {
+                course.release().await;
+                return Ok(());
+            }
         };
         let outcome = match connected {
             Ok(link) => {
                 let begun = Instant::now();
-                metrics.state(ConnectionState::Connected);
                 if std::mem::replace(&mut registered_before, true) {
-                    metrics.reconnected();
+                    links.forwarder.metrics.reconnected();
                 }
-                let outcome = link.serve().await;
+                let outcome = course.serve(link).await;
                 if begun.elapsed() >= STABLE {
                     backoff.reset();
                 }
                 outcome
             }
             Err(error) if error.is_refusal() && !registered_before => {
+                course.release().await;
                 return Err(error).context("the first registration was refused");
             }
             Err(error) => Err(error),
         };
+        // Another replica may do better.
+        course.release().await;
         let Err(error) = outcome else { return Ok(()) };
-        let wait = if error.is_refusal() { REFUSED_RETRY } else { backoff.next() };
+        let refused = error.is_refusal();
+        let wait = if refused { REFUSED_RETRY } else { backoff.next() };
         report(&error, wait, &links.condition);
-        metrics.state(ConnectionState::Reconnecting);
+        links.states.set(if refused { ConnectionState::Disconnected } else { ConnectionState::Reconnecting });
         tokio::select! {
             () = sleep(wait) => {}
             () = shutdown.cancelled() => return Ok(()),

@@ -2,19 +2,22 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bus::state::Identity;
+use bus::state::{Identity, LinkToken};
 use mux::{CloseCode, Closed, ControlFrame, Incoming, Link, LinkMetrics, Role, Windows};
-use protocol::message::{GatewayHelloAck, GoAway, Pong, ProtocolFallback};
-use protocol::{AgentMessage, ControlMessage};
+use protocol::message::{GatewayHelloAck, GoAway, HeartbeatMetadata, Pong, ProtocolFallback, TokenRefresh};
+use protocol::{AgentMessage, ClusterConfig, ClusterId, ControlMessage, capability};
 use runtime::Condition;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::dial::{DialError, Dialer};
+use crate::configuration::Configuration;
+use crate::credentials::{CredentialError, Credentials};
+use crate::dial::{DialError, Dialer, Socket};
+use crate::facts::Known;
 use crate::forward::Forwarder;
-use crate::heartbeat::heartbeats;
 use crate::options::Options;
-use crate::register::{RegisterError, Registered, capabilities, register};
+use crate::register::{Introduction, RegisterError, Registered, register};
+use crate::state::{States, Up};
 
 /// Everything a link needs that outlives it.
 #[derive(Debug)]
@@ -25,6 +28,10 @@ pub struct Links {
     pub forwarder: Forwarder,
     pub condition: Condition,
     pub metrics: LinkMetrics,
+    pub credentials: Arc<Credentials>,
+    pub configuration: Arc<Configuration>,
+    pub known: Known,
+    pub states: States,
 }
 
 /// How a link ended.
@@ -33,11 +40,17 @@ pub enum SessionError {
     #[error(transparent)]
     Dial(#[from] DialError),
     #[error(transparent)]
+    Credential(#[from] CredentialError),
+    #[error("state-keeper does not say which token to show: {0}")]
+    NoState(String),
+    #[error(transparent)]
     Register(#[from] RegisterError),
     #[error("the link was lost")]
     Closed(#[from] Closed),
     #[error("the control plane does not know this cluster any more: {0}")]
     Forgotten(String),
+    #[error("another replica has the link: {0}")]
+    LeaseLost(String),
 }
 
 impl SessionError {
@@ -45,19 +58,21 @@ impl SessionError {
     pub fn is_refusal(&self) -> bool {
         matches!(
             self,
-            Self::Dial(DialError::Refused { .. } | DialError::NoToken | DialError::TokenCharacters)
+            Self::Dial(DialError::Refused { .. } | DialError::TokenCharacters)
+                | Self::Credential(CredentialError::NoToken)
                 | Self::Register(RegisterError::Invalid(_) | RegisterError::Unreadable(_) | RegisterError::Refused(_))
         )
     }
 }
 
-/// A registered link. Its tasks end with it.
+/// A link that carries, or is about to carry, requests. Its tasks end with it.
 #[derive(Debug)]
 pub struct Established<'a> {
     links: &'a Links,
     link: Link,
     incoming: Incoming,
-    registered: Registered,
+    /// What the control plane can do beyond the published protocol.
+    capabilities: Vec<String>,
     tasks: JoinSet<()>,
     streams: JoinSet<()>,
     answered_unknown: HashSet<String>,
@@ -66,32 +81,32 @@ pub struct Established<'a> {
 /// Unknown message types that are answered once each; a peer that invents types for ever is not followed.
 const UNKNOWN_TYPES: usize = 64;
 
+/// A WebSocket on which the link's driver runs.
+struct Opened {
+    link: Link,
+    incoming: Incoming,
+    driving: JoinSet<()>,
+}
+
 impl Links {
-    /// Dials and registers.
-    pub async fn connect(&self, identity: &Identity) -> Result<Established<'_>, SessionError> {
-        let pipeops = &self.options.pipeops;
-        let config = mux::Config {
-            ping_interval: pipeops.ping_interval.get(),
-            dead_after: pipeops.dead_after.get(),
-            max_streams: self.options.link.max_streams,
-            stream_window_total: self.options.link.window_total,
-            unread: Arc::new(mux::Unread::limited(self.options.link.unread_total)),
-            ..mux::Config::default()
+    /// Dials and registers; then goes on at the gateway, where the control plane names one.
+    pub async fn connect(&self, identity: &Identity, forgotten: bool) -> Result<Established<'_>, SessionError> {
+        let mut opened = self.open(&self.dialer).await?;
+        let mut seen = HeartbeatMetadata::default();
+        self.known.describe(&mut seen);
+        let introduction = Introduction {
+            options: &self.options,
+            version: self.context.version,
+            identity,
+            k8s_version: &seen.k8s_version,
+            forgotten,
         };
-        let socket = self.dialer.dial(config.websocket()).await?;
-        let (link, mut incoming, driver) = mux::start(socket, Role::Agent, config);
-        self.metrics.watch(&link);
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move {
-            driver.await;
-        });
         let registered =
-            register(&self.options, self.context.version, &self.forwarder.bus, identity, &link, &mut incoming.control)
-                .await?;
-        let Registered { cluster_id, name, .. } = &registered;
-        tracing::info!(%cluster_id, cluster = name, control_plane = pipeops.api_url, "registered");
+            register(introduction, &self.forwarder.bus, &opened.link, &mut opened.incoming.control).await?;
+        let Registered { cluster_id, name, gateway, capabilities } = registered;
+        tracing::info!(%cluster_id, cluster = name, control_plane = self.options.pipeops.api_url, "registered");
         if let Some(name) = name
-            && *name != self.options.agent.cluster_name
+            && name != self.options.agent.cluster_name
         {
             tracing::warn!(
                 cluster = name,
@@ -99,24 +114,106 @@ impl Links {
                 "the control plane knows this cluster by another name than agent.cluster_name: users reach it by its own"
             );
         }
-        self.condition.not_ready("registered; the control plane has not begun to send requests (gateway_hello)");
-        tasks.spawn(heartbeats(
-            link.clone(),
-            pipeops.heartbeat_interval.get(),
-            registered.cluster_id.clone(),
-            identity.agent_id.clone(),
-            self.context.version.to_owned(),
-            self.forwarder.metrics.clone(),
-        ));
-        Ok(Established {
+        let Some(gateway) = gateway else {
+            return Ok(self.established(opened, identity, cluster_id, capabilities));
+        };
+        opened.link.close(CloseCode::Normal, "registered; going on at the gateway");
+        opened.link.closed().await;
+        self.resume(identity, &cluster_id, &gateway).await
+    }
+
+    /// Goes straight to the gateway, which takes no registration.
+    pub async fn resume(
+        &self,
+        identity: &Identity,
+        cluster_id: &ClusterId,
+        gateway: &str,
+    ) -> Result<Established<'_>, SessionError> {
+        let dialer = Dialer::to_gateway(&self.options.pipeops, gateway, cluster_id, self.context.version)?;
+        let opened = self.open(&dialer).await?;
+        tracing::info!(%cluster_id, gateway, "going on at the gateway");
+        Ok(self.established(opened, identity, cluster_id.clone(), Vec::new()))
+    }
+
+    fn established(
+        &self,
+        opened: Opened,
+        identity: &Identity,
+        cluster_id: ClusterId,
+        capabilities: Vec<String>,
+    ) -> Established<'_> {
+        let Opened { link, incoming, driving } = opened;
+        if capability::has(&capabilities, capability::STREAMS_2) {
+            const WAITING: &str = "registered; the control plane has not begun to send requests (gateway_hello)";
+            self.condition.not_ready(WAITING);
+        } else {
+            self.condition.ready();
+        }
+        self.states.connected(Up { link: link.clone(), cluster_id, agent_id: identity.agent_id.clone() });
+        Established {
             links: self,
             link,
             incoming,
-            registered,
-            tasks,
+            capabilities,
+            tasks: driving,
             streams: JoinSet::new(),
             answered_unknown: HashSet::new(),
-        })
+        }
+    }
+
+    async fn open(&self, dialer: &Dialer) -> Result<Opened, SessionError> {
+        let pipeops = &self.options.pipeops;
+        let config = mux::Config {
+            ping_interval: pipeops.ping_interval.get(),
+            dead_after: pipeops.dead_after.get(),
+            max_message: self.options.link.max_message,
+            max_streams: self.options.link.max_streams,
+            stream_window_total: self.options.link.window_total,
+            unread: Arc::new(mux::Unread::limited(self.options.link.unread_total)),
+            ..mux::Config::default()
+        };
+        let socket = self.dial(dialer, &config).await?;
+        let (link, incoming, driver) = mux::start(socket, Role::Agent, config);
+        self.metrics.watch(&link);
+        let mut driving = JoinSet::new();
+        driving.spawn(async move {
+            driver.await;
+        });
+        Ok(Opened { link, incoming, driving })
+    }
+
+    /// Shows the token that was given last; the one of the settings, if there is none or it is refused.
+    async fn dial(&self, dialer: &Dialer, config: &mux::Config) -> Result<Socket, SessionError> {
+        let given = self.credentials.given().await.map_err(SessionError::NoState)?;
+        let mut refusal = None;
+        if let Some(token) = &given {
+            match dialer.dial(token, config.websocket()).await {
+                Err(error @ DialError::Refused { .. }) => refusal = Some(SessionError::from(error)),
+                outcome => return Ok(outcome?),
+            }
+        }
+        let refusal = match (self.dial_by_settings(dialer, config).await, refusal) {
+            (Ok(socket), None) => return Ok(socket),
+            (Ok(socket), Some(error)) => {
+                let error = runtime::error_text(&error);
+                tracing::warn!(error, "the token that was given is refused, and that of the settings accepted");
+                self.credentials.given_is_stale();
+                return Ok(socket);
+            }
+            (Err(error), _) if !error.is_refusal() => return Err(error),
+            // That of the settings is used up by the first registration.
+            (Err(error), refusal) => refusal.unwrap_or(error),
+        };
+        // Another replica may have registered meanwhile.
+        let newer = self.credentials.given().await.map_err(SessionError::NoState)?;
+        match newer.filter(|newer| Some(newer) != given.as_ref()) {
+            Some(newer) => Ok(dialer.dial(&newer, config.websocket()).await?),
+            None => Err(refusal),
+        }
+    }
+
+    async fn dial_by_settings(&self, dialer: &Dialer, config: &mux::Config) -> Result<Socket, SessionError> {
+        Ok(dialer.dial(&self.credentials.of_settings()?, config.websocket()).await?)
     }
 }
 
@@ -150,6 +247,7 @@ impl Established<'_> {
                     None => return Err(self.link.closed().await.into()),
                 },
                 Some(_ended) = self.streams.join_next(), if !self.streams.is_empty() => {}
+                Some(_ended) = self.tasks.join_next(), if !self.tasks.is_empty() => {}
                 () = &mut drained, if stopping => {
                     tracing::info!(streams = self.streams.len(), "cutting what is left");
                     self.streams.shutdown().await;
@@ -163,7 +261,7 @@ impl Established<'_> {
                 }
             }
             // A control plane that understands the message closes the link: it may have sent one more request meanwhile.
-            if cut || stopping && self.streams.is_empty() && !self.registered.tuned {
+            if cut || stopping && self.streams.is_empty() && !self.can(capability::STREAMS_2) {
                 said_all(&self.link).await;
                 self.link.close(CloseCode::Away, "shutting down");
                 self.link.closed().await;
@@ -187,16 +285,16 @@ impl Established<'_> {
         match message {
             ControlMessage::GatewayHello(hello) if hello.use_yamux => {
                 // Streams may follow the acknowledgement at once, so they must be understood before it leaves.
-                self.link.start_streams(if self.registered.tuned { Windows::Tuned } else { Windows::Fixed });
-                let capabilities = capabilities();
+                if self.capabilities.is_empty() {
+                    self.capabilities = hello.capabilities;
+                }
+                let tuned = self.can(capability::STREAMS_2);
+                self.link.start_streams(if tuned { Windows::Tuned } else { Windows::Fixed });
+                let capabilities = capability::all();
                 self.say(AgentMessage::GatewayHelloAck(GatewayHelloAck { use_yamux: true, capabilities })).await;
                 self.links.condition.ready();
             }
-            ControlMessage::GatewayHello(_) => {
-                const REASON: &str = "the control plane offers the link without yamux, which carries no requests";
-                tracing::warn!("{REASON}");
-                self.links.condition.not_ready(REASON);
-            }
+            ControlMessage::GatewayHello(_) => tracing::warn!("the control plane offers the link without yamux"),
             ControlMessage::Ping => {
                 let pong = AgentMessage::Pong(Pong::now());
                 let request_id = request_id.as_ref().map(protocol::RequestId::as_str);
@@ -209,10 +307,54 @@ impl Established<'_> {
             ControlMessage::GoAway(go_away) => {
                 tracing::info!(reason = go_away.reason, "the control plane goes away; reconnecting when it has");
             }
+            ControlMessage::TokenRefresh(TokenRefresh { token, expires_at }) => {
+                self.keep(LinkToken { token, expires_at });
+            }
+            ControlMessage::ConfigPush(config) => self.configure(*config),
             ControlMessage::Unknown { kind } => self.unknown(kind).await,
             other => tracing::trace!(kind = other.kind(), "control message"),
         }
         Ok(())
+    }
+
+    fn can(&self, capability: &str) -> bool {
+        capability::has(&self.capabilities, capability)
+    }
+
+    /// To end it from elsewhere.
+    pub fn handle(&self) -> Link {
+        self.link.clone()
+    }
+
+    /// Whether other replicas may have links of their own.
+    pub fn shares_links(&self) -> bool {
+        self.can(capability::LINKS_N)
+    }
+
+    /// Stores a new token, then says so. Not here: state-keeper may take its time.
+    fn keep(&mut self, token: LinkToken) {
+        let (link, credentials) = (self.link.clone(), Arc::clone(&self.links.credentials));
+        self.tasks.spawn(async move {
+            let expires = token.expires_at;
+            match credentials.keep(token).await {
+                Ok(()) => {
+                    tracing::info!(%expires, "the token is renewed");
+                    let _gone = link.send(AgentMessage::TokenRefreshAck.encode(None)).await;
+                }
+                // The control plane gives another when this one is not acknowledged.
+                Err(error) => tracing::error!(%error, "the new token cannot be stored"),
+            }
+        });
+    }
+
+    fn configure(&mut self, config: ClusterConfig) {
+        let (link, configuration) = (self.link.clone(), Arc::clone(&self.links.configuration));
+        self.tasks.spawn(async move {
+            let ack = configuration.apply(config).await;
+            let refused: Vec<_> = ack.refused.iter().map(|r| format!("{}: {}", r.setting, r.reason)).collect();
+            tracing::info!(revision = ack.revision, accepted = ?ack.accepted, ?refused, "configured by the control plane");
+            let _gone = link.send(AgentMessage::ConfigAck(ack).encode(None)).await;
+        });
     }
 
     async fn unknown(&mut self, kind: String) {

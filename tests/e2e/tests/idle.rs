@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     let control_plane = [("PIPEOPS_LINKS_PING_INTERVAL", PING), ("PIPEOPS_LINKS_DEAD_AFTER", &dead)];
     let link = [
         ("PIPEOPS_PIPEOPS_PING_INTERVAL", PING),
-        ("PIPEOPS_PIPEOPS_HEARTBEAT_INTERVAL", PING),
+        ("PIPEOPS_HEARTBEAT_INTERVAL_CONNECTED", PING),
         ("PIPEOPS_PIPEOPS_DEAD_AFTER", &dead),
     ];
     let values = link.iter().enumerate().flat_map(|(number, (name, value))| {

@@ -15,11 +15,7 @@ use protocol::Secret;
 
 /// Settings for this control plane.
 fn settings(scheme: &str, control_plane: &ControlPlane) -> PipeOps {
-    PipeOps {
-        api_url: format!("{scheme}://localhost:{}", control_plane.address.port()),
-        token: Some(Secret::new("token")),
-        ..PipeOps::default()
-    }
+    PipeOps { api_url: format!("{scheme}://localhost:{}", control_plane.address.port()), ..PipeOps::default() }
 }
 
 fn trusting(tls: Tls, control_plane: &ControlPlane) -> Dialer {
@@ -27,7 +23,8 @@ fn trusting(tls: Tls, control_plane: &ControlPlane) -> Dialer {
 }
 
 async fn dial(dialer: &Dialer) -> Result<Socket, DialError> {
-    let dialing = dialer.dial(mux::Config::default().websocket());
+    let token = Secret::new("token");
+    let dialing = dialer.dial(&token, mux::Config::default().websocket());
     tokio::time::timeout(Duration::from_secs(20), dialing).await.expect("an end")
 }
 

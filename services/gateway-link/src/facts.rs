@@ -1,0 +1,78 @@
+//! What the agent's other services say of themselves and of the cluster. Asked for in a task of its own, so that a service
+//! that does not answer delays no heartbeat.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bus::facts::{AskProxyExecutor, AskStateKeeper, ClusterFacts, Facts};
+use bus::{Bus, Request, RequestError, Service};
+use protocol::message::{ComponentState, HeartbeatMetadata};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+const INTERVAL: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Debug, Default)]
+pub struct Known(Arc<Mutex<BTreeMap<Service, Heard>>>);
+
+/// What was heard of one service last.
+#[derive(Clone, Debug)]
+struct Heard {
+    at: Instant,
+    outcome: Result<Facts, String>,
+}
+
+impl Known {
+    /// Asks now and then. Never returns.
+    pub async fn gather(self, bus: Bus) {
+        let mut ticks = interval(INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            tokio::join!(self.ask(&bus, &AskProxyExecutor {}), self.ask(&bus, &AskStateKeeper {}));
+        }
+    }
+
+    async fn ask<R>(&self, bus: &Bus, request: &R)
+    where
+        R: Request<Reply = Facts, Error = bus::facts::NoError>,
+    {
+        let outcome = bus.request(request).await.map_err(|error| match error {
+            RequestError::NoResponder => "it is not there".to_owned(),
+            error => error.to_string(),
+        });
+        let heard = Heard { at: Instant::now(), outcome };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(R::SERVED_BY, heard);
+    }
+
+    /// Adds what is known, with its age.
+    pub fn describe(&self, metadata: &mut HeartbeatMetadata) {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for (service, heard) in known {
+            let age = heard.at.elapsed().as_secs();
+            if let Ok(Facts { cluster: Some(cluster), .. }) = &heard.outcome {
+                let ClusterFacts { k8s_version, nodes, pods, age_seconds } = cluster;
+                metadata.k8s_version.clone_from(k8s_version);
+                metadata.k8s_nodes = nodes.unwrap_or_default();
+                metadata.k8s_pods = pods.unwrap_or_default();
+                metadata.k8s_age_seconds = Some(age_seconds.saturating_add(age));
+            }
+            metadata.components.insert(service.to_string(), component(heard.outcome, age));
+        }
+    }
+}
+
+fn component(outcome: Result<Facts, String>, age_seconds: u64) -> ComponentState {
+    match outcome {
+        Ok(facts) => ComponentState {
+            status: if facts.ready { "ready" } else { "not_ready" }.to_owned(),
+            version: facts.version,
+            uptime_seconds: Some(facts.uptime_seconds),
+            reason: facts.not_ready.join("; "),
+            age_seconds,
+        },
+        Err(reason) => {
+            ComponentState { status: "unknown".to_owned(), reason, age_seconds, ..ComponentState::default() }
+        }
+    }
+}

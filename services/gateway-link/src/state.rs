@@ -1,0 +1,56 @@
+//! What the process's parts know of the link: where it stands, and how to say something over it.
+
+use std::sync::Arc;
+
+use mux::Link;
+use protocol::{AgentId, ClusterId};
+use tokio::sync::watch;
+
+use crate::metrics::{ConnectionState, Metrics};
+
+/// A link that is registered.
+#[derive(Clone, Debug)]
+pub struct Up {
+    pub link: Link,
+    pub cluster_id: ClusterId,
+    pub agent_id: AgentId,
+}
+
+#[derive(Clone, Debug)]
+pub struct LinkState {
+    pub connection: ConnectionState,
+    pub up: Option<Up>,
+}
+
+/// Tells whoever wants to know.
+#[derive(Debug)]
+pub struct States {
+    now: watch::Sender<LinkState>,
+    metrics: Arc<Metrics>,
+}
+
+impl States {
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        let now = LinkState { connection: ConnectionState::Disconnected, up: None };
+        Self { now: watch::Sender::new(now), metrics }
+    }
+
+    pub fn set(&self, connection: ConnectionState) {
+        self.change(LinkState { connection, up: None });
+    }
+
+    pub fn connected(&self, up: Up) {
+        self.change(LinkState { connection: ConnectionState::Connected, up: Some(up) });
+    }
+
+    pub fn subscribe(&self) -> watch::Receiver<LinkState> {
+        self.now.subscribe()
+    }
+
+    fn change(&self, state: LinkState) {
+        if self.now.borrow().connection != state.connection {
+            self.metrics.state(state.connection);
+        }
+        self.now.send_replace(state);
+    }
+}

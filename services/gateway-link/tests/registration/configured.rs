@@ -1,0 +1,95 @@
+use std::time::{Duration, Instant};
+
+use bus::Service;
+use bus::facts::{AskProxyExecutor, CheckProxyPolicy, ClusterFacts, Facts, Verdict};
+use protocol::config::Refused;
+
+use crate::agent::{Agent, options};
+use crate::keeper::Keeper;
+use crate::peer::{OURS, Peer};
+
+const WISH: &str =
+    r#"{"revision":7,"heartbeat_interval_seconds":1,"proxy":{"namespaces":["a","b"]},"monitoring":{"enabled":true}}"#;
+
+#[tokio::test]
+async fn a_configuration_is_in_force_stored_and_answered_setting_by_setting() {
+    let (keeper, peer) = (Keeper::start().await, Peer::start().await);
+    let agent = Agent::start(&keeper, options(&peer));
+    let mut link = peer.accept().await;
+    link.register(OURS).await;
+    link.hear("heartbeat").await;
+    link.tell("config_push", WISH).await;
+    let ack = link.wait_for("config_ack").await;
+    assert_eq!((&ack["revision"], &ack["accepted"][0]), (&7.into(), &"heartbeat_interval_seconds".into()), "{ack}");
+    let refused = ack["refused"].as_array().unwrap();
+    let reason = |setting: &str| refused.iter().find(|r| r["setting"] == setting).unwrap()["reason"].as_str().unwrap();
+    assert_eq!(reason("proxy"), "no proxy-executor runs in this cluster");
+    assert_eq!(reason("monitoring"), "no components-installer runs in this cluster");
+    assert_eq!(keeper.stored().config.as_ref().unwrap().revision, 7);
+    // Every second, and no longer every thirty.
+    for _ in 0..2 {
+        link.hear("heartbeat").await;
+    }
+    // Also after a restart, before the control plane has said anything.
+    drop((link, agent));
+    let _agent = Agent::start(&keeper, options(&peer));
+    let mut link = peer.accept().await;
+    link.register(OURS).await;
+    let begun = Instant::now();
+    for _ in 0..3 {
+        link.hear("heartbeat").await;
+    }
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+
+    let executor = keeper.bus.bus(Service::ProxyExecutor);
+    let _serving = executor
+        .serve(|request: CheckProxyPolicy| async move {
+            assert_eq!(request.policy.namespaces.unwrap(), ["a", "b"]);
+            let reason = "the cluster's owner allows only a".to_owned();
+            Ok(Verdict { refused: vec![Refused { setting: "proxy.namespaces".to_owned(), reason }] })
+        })
+        .await
+        .unwrap();
+    link.tell("config_push", WISH).await;
+    let ack = link.wait_for("config_ack").await;
+    assert_eq!(ack["refused"][0]["setting"], "proxy.namespaces", "{ack}");
+    link.tell("config_push", r#"{"revision":8,"heartbeat_interval_seconds":0}"#).await;
+    let ack = link.wait_for("config_ack").await;
+    assert!(ack["refused"][0]["reason"].as_str().unwrap().contains("from 1 to 3600"), "{ack}");
+    assert_eq!(keeper.stored().config.as_ref().unwrap().revision, 7);
+}
+
+#[tokio::test]
+async fn a_heartbeat_says_what_the_other_services_know_and_since_when() {
+    let (keeper, peer) = (Keeper::start().await, Peer::start().await);
+    let executor = keeper.bus.bus(Service::ProxyExecutor);
+    let _serving = executor
+        .serve(|_: AskProxyExecutor| async {
+            let cluster =
+                ClusterFacts { k8s_version: "v1.36.3".to_owned(), nodes: Some(3), pods: Some(40), age_seconds: 5 };
+            let not_ready = vec!["kubernetes: away".to_owned()];
+            Ok(Facts { version: "1.2".to_owned(), uptime_seconds: 60, ready: false, not_ready, cluster: Some(cluster) })
+        })
+        .await
+        .unwrap();
+    let mut options = options(&peer);
+    options.agent.heartbeat_interval_connected = runtime::Duration::from_millis(50);
+    let _agent = Agent::start(&keeper, options);
+    let mut link = peer.accept().await;
+    link.register(OURS).await;
+    let metadata = loop {
+        let heartbeat = link.hear("heartbeat").await;
+        assert_eq!((&heartbeat["status"], &heartbeat["tunnel_status"]), (&"healthy".into(), &"connected".into()));
+        if heartbeat["metadata"]["k8s_nodes"] == 3 {
+            break heartbeat["metadata"].clone();
+        }
+    };
+    assert_eq!((&metadata["k8s_version"], &metadata["k8s_pods"]), (&"v1.36.3".into(), &40.into()));
+    assert!(metadata["k8s_age_seconds"].as_u64().unwrap() >= 5, "{metadata}");
+    let component = |name: &str| &metadata["components"][name];
+    assert_eq!(component("proxy-executor")["status"], "not_ready");
+    assert_eq!(component("proxy-executor")["reason"], "kubernetes: away");
+    assert_eq!(component("state-keeper")["status"], "unknown", "{metadata}");
+    assert_eq!(component("gateway-link")["status"], "ready");
+    assert_eq!(metadata["gateway_state"], "connected");
+}

@@ -29,8 +29,7 @@ async fn the_link_moves_to_the_gateway_and_is_resumed_there_after_a_restart() {
     agent.is_ready().await;
     link.tell("gateway_hello", r#"{"use_yamux":true}"#).await;
     link.hear("gateway_hello_ack").await;
-    drop(link);
-    drop(agent);
+    agent.stop().await;
 
     let _agent = Agent::start(&keeper, options(&peer));
     let mut link = gate.accept().await;
@@ -53,7 +52,7 @@ async fn a_gateway_that_is_gone_leads_to_a_new_registration() {
     link.register(&gateway_of(&gate)).await;
     let mut link = gate.accept().await;
     link.hear("heartbeat").await;
-    drop((agent, link));
+    agent.stop().await;
     let _agent = Agent::start(&keeper, options(&peer));
     gate.refuse(StatusCode::BAD_GATEWAY, "elsewhere").await;
     let elsewhere = Peer::start().await;

@@ -1,5 +1,5 @@
 use super::*;
-use crate::store::write_atomically;
+use runtime::files::write_atomically;
 use bytes::Bytes;
 use duplex::Socket;
 use exchange::{Pool, PoolLimits, Reply, Settings, UpgradeSlot};

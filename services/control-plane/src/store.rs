@@ -6,12 +6,13 @@ mod tests;
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use runtime::error_text;
+use runtime::files::{sync_folder, write_atomically};
 use serde::{Serialize, de::DeserializeOwned};
 
 #[derive(Debug, thiserror::Error)]
@@ -100,7 +101,7 @@ impl<T: Record> Folder<T> {
     /// True if there was one.
     pub fn remove(&self, name: &str) -> Result<bool, StoreError> {
         let path = self.file(name)?;
-        match fs::remove_file(&path).and_then(|()| sync(&self.path)) {
+        match fs::remove_file(&path).and_then(|()| sync_folder(&self.path)) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(source) => Err(StoreError::Write { path, source }),
@@ -151,32 +152,5 @@ impl Complaints {
                 self.0.insert(name.clone(), said);
             }
         }
-    }
-}
-
-/// The file has its old content or the new one, never a part, whenever the machine stops; only its owner can read it.
-pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let temporary = path.with_extension(format!("{:08x}.tmp", rand::random::<u32>()));
-    let written = (|| {
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    })();
-    if written.is_err() {
-        // The first error is the one to report.
-        let _removed = fs::remove_file(&temporary);
-    }
-    written?;
-    path.parent().map_or(Ok(()), sync)
-}
-
-/// A folder's entries outlive the machine's stop only when the folder itself is written.
-fn sync(folder: &Path) -> io::Result<()> {
-    match fs::File::open(folder)?.sync_all() {
-        // There are file systems whose folders cannot be written on demand.
-        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
-        outcome => outcome,
     }
 }

@@ -1,38 +1,13 @@
 //! Reading and writing one object of the API server, with a deadline, and errors in our terms.
 
 use std::error::Error as _;
-use std::fmt::Debug;
 use std::time::Duration;
 
-use k8s_openapi::NamespaceResourceScope;
 use kube::api::PostParams;
-use kube::{Api, Resource, ResourceExt};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use kube::{Api, ResourceExt};
 
 use crate::access::Access;
-
-/// How a request to the API server failed.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ApiError {
-    /// Somebody else wrote, created or deleted the object since it was read.
-    #[error("the object was changed by somebody else")]
-    Conflict,
-    /// Anything else: not reached, no answer in time, refused.
-    #[error("{0}")]
-    Unavailable(String),
-}
-
-/// A kind of object that lives in a namespace.
-pub(crate) trait Object:
-    Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned
-{
-}
-
-impl<K> Object for K where
-    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned
-{
-}
+use crate::storage::{Object, StorageError};
 
 /// The objects of one namespace.
 #[derive(Debug)]
@@ -51,12 +26,12 @@ impl Objects {
     }
 
     /// The object of that name; none when there is none.
-    pub async fn get<K: Object>(&self, name: &str) -> Result<Option<K>, ApiError> {
+    pub async fn get<K: Object>(&self, name: &str) -> Result<Option<K>, StorageError> {
         self.within("read", name, self.api::<K>()?.get_opt(name)).await
     }
 
     /// Creates `object` when it was never stored; else replaces exactly the version that it was read as.
-    pub async fn save<K: Object>(&self, object: &K) -> Result<K, ApiError> {
+    pub async fn save<K: Object>(&self, object: &K) -> Result<K, StorageError> {
         let api = self.api::<K>()?;
         let name = object.name_any();
         let parameters = PostParams::default();
@@ -67,8 +42,8 @@ impl Objects {
         }
     }
 
-    fn api<K: Object>(&self) -> Result<Api<K>, ApiError> {
-        let client = self.access.client().map_err(|e| ApiError::Unavailable(e.to_string()))?;
+    fn api<K: Object>(&self) -> Result<Api<K>, StorageError> {
+        let client = self.access.client().map_err(|e| StorageError::Unavailable(e.to_string()))?;
         Ok(Api::namespaced(client, self.access.namespace()))
     }
 
@@ -77,26 +52,26 @@ impl Objects {
         verb: &str,
         name: &str,
         request: impl Future<Output = Result<T, kube::Error>>,
-    ) -> Result<T, ApiError> {
+    ) -> Result<T, StorageError> {
         let place = || format!("cannot {verb} {}/{name}", self.namespace());
         let Ok(outcome) = tokio::time::timeout(self.timeout, request).await else {
             let waited = self.timeout.as_millis();
-            return Err(ApiError::Unavailable(format!(
+            return Err(StorageError::Unavailable(format!(
                 "{}: no answer from the API server within {waited} ms",
                 place()
             )));
         };
         outcome.map_err(|error| match &error {
             kube::Error::Api(status) if status.code == 409 || (status.code == 404 && verb == "update") => {
-                ApiError::Conflict
+                StorageError::Conflict
             }
             kube::Error::Api(status) => {
                 if status.code == 401 {
                     self.access.forget();
                 }
-                ApiError::Unavailable(format!("{}: {}", place(), describe(&error)))
+                StorageError::Unavailable(format!("{}: {}", place(), describe(&error)))
             }
-            _ => ApiError::Unavailable(format!("{}: {}", place(), describe(&error))),
+            _ => StorageError::Unavailable(format!("{}: {}", place(), describe(&error))),
         })
     }
 }

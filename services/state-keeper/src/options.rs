@@ -1,7 +1,7 @@
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use kubernetes::SERVICE_ACCOUNT;
-use protocol::AgentId;
+use protocol::{AgentId, Secret};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +18,7 @@ pub struct Options {
     pub bus: bus::Options,
     /// The API server that holds the state.
     pub kubernetes: Kubernetes,
-    /// Which objects hold the state.
+    /// What holds the state: two objects of the cluster, or a file.
     pub state: State,
     /// The agent itself.
     pub agent: Agent,
@@ -62,6 +62,13 @@ pub struct State {
     pub secret_name: String,
     /// Namespace of both. Unset: the pod's own, else pipeops-system.
     pub namespace: Option<String>,
+    /// Outside a cluster: one encrypted file that holds the state instead, for one process. Its folder has to be there.
+    pub file: Option<PathBuf>,
+    /// File with the key of `state.file`: 32 bytes, as they are, as 64 hex digits or as base64.
+    pub key_file: Option<PathBuf>,
+    /// The key itself, as 64 hex digits or as base64, instead of `state.key_file`.
+    #[schemars(with = "Option<runtime::SecretSchema>")]
+    pub key: Option<Secret>,
 }
 
 impl Default for State {
@@ -70,11 +77,19 @@ impl Default for State {
             configmap_name: "pipeops-agent-state".into(),
             secret_name: "pipeops-agent-secrets".into(),
             namespace: None,
+            file: None,
+            key_file: None,
+            key: None,
         }
     }
 }
 
 impl State {
+    /// The file to keep the state in, when it is to be one.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        self.file.as_deref().filter(|path| !path.as_os_str().is_empty())
+    }
+
     /// The namespace to use.
     pub(crate) fn namespace(&self) -> String {
         let given = self.namespace.clone().filter(|name| !name.is_empty());

@@ -1,17 +1,23 @@
 //! What is stored, and how it lies in the two objects.
 
+mod tokens;
+
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bus::state::Identity;
-use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret as SecretObject};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use protocol::{AgentId, ClusterId, InvalidId, Secret};
+use protocol::{AgentId, ClusterConfig, ClusterId, InvalidId};
+
+pub(crate) use tokens::{read_link_token, read_token, tokens_say_registered, write_link_token, write_token};
 
 const AGENT_ID: &str = "agent_id";
 const CLUSTER_ID: &str = "cluster_id";
 const GATEWAY_WS_URL: &str = "gateway_ws_url";
-const CLUSTER_TOKEN: &str = "cluster_token";
+const CLUSTER_CONFIG: &str = "cluster_config";
+/// Where a `cluster_config` that could not be read goes when a readable one takes its place.
+const BROKEN_CONFIG: &str = "cluster_config.corrupt";
 
 /// The ConfigMap's content.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,6 +25,17 @@ pub(crate) struct Record {
     pub agent_id: Option<AgentId>,
     pub cluster_id: Option<ClusterId>,
     pub gateway_ws_url: Option<String>,
+    pub config: Config,
+}
+
+/// What the control plane wishes of the cluster, as it is stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Config {
+    #[default]
+    None,
+    Wish(Arc<ClusterConfig>),
+    /// It cannot be read, for this reason, and stays as it is. Who this agent is does not depend on it.
+    Broken(Arc<str>),
 }
 
 /// Content that is not ours to interpret; it stays as it is.
@@ -30,6 +47,10 @@ pub(crate) enum Corrupt {
     NoAgentId,
     #[error("its {key} is not text")]
     NotText { key: &'static str },
+    #[error("its {key} is no time such as 2026-01-31T12:00:00Z")]
+    NotATime { key: &'static str },
+    #[error("it has a link_token but no link_token_expires_at")]
+    NoExpiry,
 }
 
 impl Record {
@@ -49,18 +70,22 @@ impl Record {
         if agent_id.is_none() && cluster_id.is_some() && !agent_known {
             return Err(Corrupt::NoAgentId);
         }
-        Ok(Self { agent_id, cluster_id, gateway_ws_url: text(GATEWAY_WS_URL).cloned() })
+        let config = text(CLUSTER_CONFIG).map_or(Config::None, |text| Config::read(text));
+        Ok(Self { agent_id, cluster_id, gateway_ws_url: text(GATEWAY_WS_URL).cloned(), config })
     }
 
     /// Writes into the ConfigMap, leaving alone whatever else is in it. True when that changed it.
-    pub fn write(&self, map: &mut ConfigMap) -> bool {
+    ///
+    /// # Errors
+    /// When the configuration cannot be written as JSON.
+    pub fn write(&self, map: &mut ConfigMap) -> Result<bool, serde_json::Error> {
         let values = [
             (AGENT_ID, self.agent_id.as_ref().map(AgentId::as_str)),
             (CLUSTER_ID, self.cluster_id.as_ref().map(ClusterId::as_str)),
             (GATEWAY_WS_URL, self.gateway_ws_url.as_deref()),
         ];
-        let mut changed = false;
         let data = map.data.get_or_insert_default();
+        let mut changed = self.config.write(data)?;
         for (key, value) in values {
             let value = value.unwrap_or_default();
             if data.get(key).map_or("", String::as_str) == value {
@@ -73,7 +98,7 @@ impl Record {
                 data.insert(key.to_owned(), value.to_owned());
             }
         }
-        changed
+        Ok(changed)
     }
 
     /// The identity, once there is an agent id.
@@ -86,32 +111,27 @@ impl Record {
     }
 }
 
-impl From<Identity> for Record {
-    fn from(identity: Identity) -> Self {
-        let Identity { agent_id, cluster_id, gateway_ws_url } = identity;
-        Self { agent_id: Some(agent_id), cluster_id, gateway_ws_url }
+impl Config {
+    fn read(text: &str) -> Self {
+        match serde_json::from_str(text) {
+            Ok(config) => Self::Wish(Arc::new(config)),
+            Err(error) => Self::Broken(format!("its {CLUSTER_CONFIG} is no configuration ({error})").into()),
+        }
     }
-}
 
-/// The cluster's token in the Secret. An empty value is the same as none.
-pub(crate) fn read_token(secret: &SecretObject) -> Result<Option<Secret>, Corrupt> {
-    let Some(ByteString(bytes)) = secret.data.as_ref().and_then(|data| data.get(CLUSTER_TOKEN)) else {
-        return Ok(None);
-    };
-    let text = std::str::from_utf8(bytes).map_err(|_| Corrupt::NotText { key: CLUSTER_TOKEN })?;
-    Ok((!text.is_empty()).then(|| Secret::new(text)))
-}
-
-/// Puts the token into the Secret, or takes it out, leaving alone whatever else is in it.
-pub(crate) fn write_token(secret: &mut SecretObject, token: Option<&Secret>) {
-    let data = secret.data.get_or_insert_default();
-    match token {
-        Some(token) => {
-            data.insert(CLUSTER_TOKEN.to_owned(), ByteString(token.expose().as_bytes().to_vec()));
+    /// True when that changed something. What is stored otherwise and means the same is left alone, and so are a broken
+    /// one and one that is not to be replaced.
+    fn write(&self, data: &mut BTreeMap<String, String>) -> Result<bool, serde_json::Error> {
+        let Self::Wish(wish) = self else { return Ok(false) };
+        if let Some(stored) = data.get(CLUSTER_CONFIG).filter(|text| !text.is_empty()) {
+            match Self::read(stored) {
+                Self::Wish(stored) if stored == *wish => return Ok(false),
+                Self::Broken(_) => drop(data.insert(BROKEN_CONFIG.to_owned(), stored.clone())),
+                _ => {}
+            }
         }
-        None => {
-            data.remove(CLUSTER_TOKEN);
-        }
+        data.insert(CLUSTER_CONFIG.to_owned(), serde_json::to_string(wish.as_ref())?);
+        Ok(true)
     }
 }
 
@@ -125,8 +145,8 @@ pub(crate) fn new_secret(name: &str) -> SecretObject {
     SecretObject { metadata: metadata(name, "secrets"), type_: Some("Opaque".into()), ..SecretObject::default() }
 }
 
-/// The labels of the existing agent.
-fn metadata(name: &str, component: &str) -> ObjectMeta {
+/// A name of our own, labelled like the objects of the existing agent.
+pub(crate) fn metadata(name: &str, component: &str) -> ObjectMeta {
     let labels = [
         ("app.kubernetes.io/name", "pipeops-agent"),
         ("app.kubernetes.io/component", component),

@@ -1,18 +1,22 @@
 //! The run loop: answers on the bus, and looks at the state now and then.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use bus::state::{GetIdentity, SaveRegistration, StateError};
-use bus::{Bus, Service};
+use bus::facts::{AskStateKeeper, Facts, NoError};
+use bus::state::{
+    AcquireLease, GetConfig, GetIdentity, GetLinkToken, ReleaseLease, SaveConfig, SaveLinkToken, SaveRegistration,
+    StateError,
+};
+use bus::{Bus, Request, Service, Serving};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
-use runtime::Context;
+use runtime::{Context, Health};
+use tokio::task::JoinSet;
 
 use crate::Options;
-use crate::access::Access;
-use crate::objects::Objects;
+use crate::storage::Storage;
 use crate::store::Store;
 
 /// How soon the state is looked at again after it could not be read.
@@ -34,35 +38,26 @@ pub async fn run(options: Options, context: Context) -> anyhow::Result<()> {
 /// [`run`] on a bus that is there already.
 ///
 /// # Errors
-/// When the bus refuses to let this service answer.
+/// When the bus refuses to let this service answer, or the state file cannot be had: no key, another process.
 pub async fn run_on(options: Options, context: Context, bus: Bus) -> anyhow::Result<()> {
-    let namespace = options.state.namespace();
-    tracing::info!(
-        namespace,
-        config_map = options.state.configmap_name,
-        secret = options.state.secret_name,
-        "keeping the agent's state"
-    );
-    let objects = Objects::new(Access::new(options.kubernetes.clone(), namespace), options.kubernetes.timeout.get());
-    let store = Arc::new(Store::new(objects, &options.state, options.agent.id.clone(), &context.health));
-    let operations = Operations::new(&context);
+    let started = Instant::now();
+    let storage = Storage::open(&options).context("cannot keep the agent's state")?;
+    let store = Arc::new(Store::new(storage, &options.state, options.agent.id.clone(), &context.health));
 
-    let get = {
-        let (store, operations) = (Arc::clone(&store), operations.clone());
-        move |_: GetIdentity| {
-            let (store, operations) = (Arc::clone(&store), operations.clone());
-            async move { operations.counted("get_identity", store.identity().await) }
-        }
-    };
-    let save = {
-        let (store, operations) = (Arc::clone(&store), operations.clone());
-        move |registration: SaveRegistration| {
-            let (store, operations) = (Arc::clone(&store), operations.clone());
-            async move { operations.counted("save_registration", store.save(registration).await) }
-        }
-    };
-    let serving_get = bus.serve(get).await.context("cannot serve the identity")?;
-    let serving_save = bus.serve(save).await.context("cannot serve registrations")?;
+    let mut serving = Table { bus: &bus, store: &store, operations: Operations::new(&context), served: Vec::new() };
+    serving.add("get_identity", |store, _: GetIdentity| async move { store.identity().await }).await?;
+    serving.add("save_registration", |store, new: SaveRegistration| async move { store.save(new).await }).await?;
+    serving.add("get_link_token", |store, _: GetLinkToken| async move { store.link_token().await }).await?;
+    serving.add("save_link_token", |store, new: SaveLinkToken| async move { store.save_link_token(new).await }).await?;
+    serving.add("get_config", |store, _: GetConfig| async move { store.config().await }).await?;
+    serving.add("save_config", |store, new: SaveConfig| async move { store.save_config(new).await }).await?;
+    serving.add("acquire_lease", |store, ask: AcquireLease| async move { store.acquire_lease(ask).await }).await?;
+    serving.add("release_lease", |store, ask: ReleaseLease| async move { store.release_lease(ask).await }).await?;
+    let (health, version) = (context.health.clone(), context.version);
+    serving
+        .add("ask_state_keeper", move |_, _: AskStateKeeper| std::future::ready(Ok(facts(&health, version, started))))
+        .await?;
+    let served = serving.served;
 
     let on_bus = context.health.condition("bus");
     tokio::select! {
@@ -71,9 +66,47 @@ pub async fn run_on(options: Options, context: Context, bus: Bus) -> anyhow::Res
         () = look_at_state(&store, options.kubernetes.check_interval.get().max(SHORTEST_INTERVAL)) => {}
     }
     // What is being answered is finished; each operation has its own deadline.
-    tokio::join!(serving_get.stop(), serving_save.stop());
+    let mut stopping: JoinSet<()> = served.into_iter().map(Serving::stop).collect();
+    while stopping.join_next().await.is_some() {}
     bus.close().await;
     Ok(())
+}
+
+/// What is served so far.
+struct Table<'a> {
+    bus: &'a Bus,
+    store: &'a Arc<Store>,
+    operations: Operations,
+    served: Vec<Serving>,
+}
+
+impl Table<'_> {
+    /// Answers each `R` by `handle`, and counts it as `operation`.
+    async fn add<R, F, Fut>(&mut self, operation: &'static str, handle: F) -> anyhow::Result<()>
+    where
+        R: Request<Error: Outcome>,
+        F: Fn(Arc<Store>, R) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<R::Reply, R::Error>> + Send + 'static,
+    {
+        let (store, operations) = (Arc::clone(self.store), self.operations.clone());
+        let handler = move |request: R| {
+            let (operations, answer) = (operations.clone(), handle(Arc::clone(&store), request));
+            async move { operations.counted(operation, answer.await) }
+        };
+        let serving = self.bus.serve(handler).await;
+        self.served.push(serving.with_context(|| format!("cannot serve {operation}"))?);
+        Ok(())
+    }
+}
+
+fn facts(health: &Health, version: &str, started: Instant) -> Facts {
+    Facts {
+        version: version.to_owned(),
+        uptime_seconds: started.elapsed().as_secs(),
+        ready: health.is_ready(),
+        not_ready: health.not_ready(),
+        cluster: None,
+    }
 }
 
 /// Reads the state every `interval`, sooner while it cannot be read; the store keeps its conditions. Never returns.
@@ -97,17 +130,34 @@ impl Operations {
         Self(counter.with_description("Requests to state-keeper, by operation and outcome").build())
     }
 
-    fn counted<T>(&self, operation: &'static str, outcome: Result<T, StateError>) -> Result<T, StateError> {
-        let result = match &outcome {
-            Ok(_) => "ok",
-            Err(StateError::Unavailable { .. }) => "unavailable",
-            Err(StateError::Corrupt { .. }) => "corrupt",
-            Err(StateError::OtherCluster { .. }) => "other_cluster",
-        };
+    fn counted<T, E: Outcome>(&self, operation: &'static str, outcome: Result<T, E>) -> Result<T, E> {
+        let result = outcome.as_ref().err().map_or("ok", Outcome::label);
         if let Err(error) = &outcome {
             tracing::warn!(operation, %error, "request failed");
         }
         self.0.add(1, &[KeyValue::new("operation", operation), KeyValue::new("outcome", result)]);
         outcome
+    }
+}
+
+/// How a request ended that was not answered, as a metric's label.
+trait Outcome: std::fmt::Display + Send {
+    fn label(&self) -> &'static str;
+}
+
+impl Outcome for StateError {
+    fn label(&self) -> &'static str {
+        match self {
+            Self::Unavailable { .. } => "unavailable",
+            Self::Corrupt { .. } => "corrupt",
+            Self::OtherCluster { .. } => "other_cluster",
+            Self::Invalid { .. } => "invalid",
+        }
+    }
+}
+
+impl Outcome for NoError {
+    fn label(&self) -> &'static str {
+        match *self {}
     }
 }

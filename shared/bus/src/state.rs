@@ -43,6 +43,9 @@ pub enum StateError {
     /// Another cluster id is stored already.
     #[error("this agent is registered as cluster {stored}")]
     OtherCluster { stored: ClusterId },
+    /// What was asked for cannot be; nothing was changed.
+    #[error("cannot be done: {reason}")]
+    Invalid { reason: String },
 }
 
 /// A token that this agent was given over the link.

@@ -58,6 +58,14 @@ impl Health {
         self.lock().is_ready()
     }
 
+    /// What keeps the process from being ready, as `condition: reason`, in the order the conditions were named.
+    #[must_use]
+    pub fn not_ready(&self) -> Vec<String> {
+        let state = self.lock();
+        let missing = state.conditions.iter().filter(|c| !c.ready).map(|c| format!("{}: {}", c.name, c.reason));
+        missing.chain(state.stopping.then(|| "stopping".to_owned())).collect()
+    }
+
     pub(crate) fn report(&self) -> Report {
         let state = self.lock();
         Report { ready: state.is_ready(), stopping: state.stopping, conditions: state.conditions.clone() }
@@ -127,7 +135,10 @@ mod tests {
         let (bus, link) = (health.condition("bus"), health.condition("link"));
         bus.ready();
         assert!(!health.is_ready());
+        assert_eq!(health.not_ready(), ["link: starting"]);
         link.ready();
-        assert!(health.is_ready());
+        assert!(health.is_ready() && health.not_ready().is_empty());
+        health.stopping();
+        assert_eq!(health.not_ready(), ["stopping"]);
     }
 }

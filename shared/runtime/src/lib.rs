@@ -12,6 +12,7 @@
 pub mod config;
 mod context;
 mod error_text;
+pub mod files;
 mod health;
 pub mod instruments;
 mod logs;

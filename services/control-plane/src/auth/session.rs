@@ -19,7 +19,9 @@ use tokio::task::spawn_blocking;
 
 use super::record::{self, Grant, TokenRecord};
 use super::{Tokens, bearer, invalid};
-use crate::store::{StoreError, write_atomically};
+use runtime::files::write_atomically;
+
+use crate::store::StoreError;
 
 const KEY_BYTES: usize = 32;
 

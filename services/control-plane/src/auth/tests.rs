@@ -1,5 +1,4 @@
 use super::*;
-use crate::store::write_atomically;
 use bytes::Bytes;
 use duplex::Socket;
 use exchange::{Pool, PoolLimits, Reply, Settings, UpgradeSlot};
@@ -7,6 +6,7 @@ use http::{Request, Response};
 use http_body_util::{BodyExt as _, Empty};
 use protocol::User;
 use protocol::identity::{MAX_GROUPS, MAX_NAME, is_acceptable};
+use runtime::files::write_atomically;
 use std::convert::Infallible;
 use std::fs;
 use tempfile::TempDir;

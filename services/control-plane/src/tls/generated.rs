@@ -12,7 +12,7 @@ use rcgen::{
 use rustls_pki_types::ServerName;
 use serde::{Deserialize, Serialize};
 
-use crate::store::write_atomically;
+use runtime::files::write_atomically;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const AUTHORITY_DAYS: u32 = 3650;

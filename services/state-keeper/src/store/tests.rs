@@ -1,127 +1,14 @@
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
-use kube::Client;
-use kube::client::Body;
-use serde_json::{Value, json};
+use protocol::Secret;
+use serde_json::json;
 
 use super::*;
-use crate::access::Access;
+use crate::fake::{Lab, MAP, SECRET};
 
-const MAP: &str = "configmaps/pipeops-agent-state";
-const SECRET: &str = "secrets/pipeops-agent-secrets";
-
-/// As much of an API server as it takes: objects by path, versions, conflicts, and faults on demand.
-#[derive(Debug, Default)]
-struct Server {
-    objects: BTreeMap<String, Value>,
-    version: u64,
-    writes: usize,
-    /// Answers every request with this.
-    fault: Option<u16>,
-    /// Never answers.
-    silent: bool,
-    /// Before each of that many writes, somebody else puts this into the object.
-    rival: Option<(usize, BTreeMap<String, String>)>,
-}
-
-impl Server {
-    fn handle(&mut self, method: &Method, path: &str, body: &[u8]) -> (u16, Value) {
-        if let Some(code) = self.fault {
-            return status(code);
-        }
-        let Some(path) = path.strip_prefix("/api/v1/namespaces/ns/") else { return status(404) };
-        let sent: Value = serde_json::from_slice(body).unwrap_or_default();
-        if *method == Method::GET {
-            return self.objects.get(path).map_or_else(|| status(404), |object| (200, object.clone()));
-        }
-        let name = format!("{}/{}", path.split('/').next().unwrap(), sent["metadata"]["name"].as_str().unwrap());
-        if let Some((left, data)) = self.rival.take() {
-            let data = data.clone();
-            self.put(&name, json!({"metadata": {"name": name.split('/').nth(1)}, "data": data}));
-            self.rival = (left > 1).then_some((left - 1, data));
-        }
-        match (method, self.objects.get(&name)) {
-            (&Method::POST, Some(_)) => status(409),
-            (&Method::PUT, None) => status(404),
-            (&Method::PUT, Some(object))
-                if object["metadata"]["resourceVersion"] != sent["metadata"]["resourceVersion"] =>
-            {
-                status(409)
-            }
-            _ => {
-                self.writes += 1;
-                self.put(&name, sent);
-                (200, self.objects[&name].clone())
-            }
-        }
-    }
-
-    fn put(&mut self, path: &str, mut object: Value) {
-        self.version += 1;
-        object["metadata"]["resourceVersion"] = json!(self.version.to_string());
-        self.objects.insert(path.to_owned(), object);
-    }
-}
-
-fn status(code: u16) -> (u16, Value) {
-    let reason = StatusCode::from_u16(code).unwrap().canonical_reason().unwrap().replace(' ', "");
-    (
-        code,
-        json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "as asked", "reason": reason, "code": code}),
-    )
-}
-
-/// A server, its client and the store under test.
-struct Lab {
-    server: Arc<Mutex<Server>>,
-    health: Health,
-    store: Store,
-}
-
-impl Lab {
-    fn new() -> Self {
-        Self::of(Arc::default(), None)
-    }
-
-    fn of(server: Arc<Mutex<Server>>, configured: Option<&str>) -> Self {
-        let behind = Arc::clone(&server);
-        let service = tower::service_fn(move |request: Request<Body>| {
-            let behind = Arc::clone(&behind);
-            async move {
-                let (parts, body) = request.into_parts();
-                let body = body.collect().await.unwrap().to_bytes();
-                if behind.lock().unwrap().silent {
-                    std::future::pending::<()>().await;
-                }
-                let (code, answer) = behind.lock().unwrap().handle(&parts.method, parts.uri.path(), &body);
-                let answer = Full::new(Bytes::from(serde_json::to_vec(&answer).unwrap()));
-                Ok::<_, std::io::Error>(Response::builder().status(code).body(answer).unwrap())
-            }
-        });
-        let objects = Objects::new(Access::fixed(Client::new(service, "ns"), "ns"), Duration::from_millis(200));
-        let health = Health::default();
-        let configured = configured.map(|id| id.parse().unwrap());
-        let store = Store::new(objects, &crate::State::default(), configured, &health);
-        Self { server, health, store }
-    }
-
-    /// The same cluster after a restart of state-keeper.
-    fn restarted(&self) -> Self {
-        Self::of(Arc::clone(&self.server), None)
-    }
-
-    fn server(&self) -> MutexGuard<'_, Server> {
-        self.server.lock().unwrap()
-    }
-
-    fn data(&self, path: &str) -> Value {
-        self.server().objects[path]["data"].clone()
-    }
-}
+mod config;
+mod in_a_file;
+mod tokens;
 
 fn registration(cluster: &str, token: Option<&str>) -> SaveRegistration {
     SaveRegistration {

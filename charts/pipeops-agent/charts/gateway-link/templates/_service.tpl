@@ -16,6 +16,11 @@ env:
   {{- with $agent.labels }}
   PIPEOPS_AGENT_LABELS: {{ toRawJson . | quote }}
   {{- end }}
+  {{- with $agent.heartbeat }}
+  PIPEOPS_HEARTBEAT_INTERVAL_CONNECTED: {{ printf "%vs" .intervalConnected | quote }}
+  PIPEOPS_HEARTBEAT_INTERVAL_RECONNECTING: {{ printf "%vs" .intervalReconnecting | quote }}
+  PIPEOPS_HEARTBEAT_INTERVAL_DISCONNECTED: {{ printf "%vs" .intervalDisconnected | quote }}
+  {{- end }}
   {{- if $tls.caFile }}
   PIPEOPS_TLS_CA_FILE: {{ $tls.caFile | quote }}
   {{- else if or $tls.ca $tls.caConfigMap.name }}

@@ -1,6 +1,6 @@
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use duplex::Relayed;
 use opentelemetry::metrics::{Histogram, Meter};
@@ -46,6 +46,9 @@ pub struct Metrics {
     heartbeat_failures: AtomicU64,
     skipped_heartbeats: AtomicU64,
     heartbeat_duration: OnceLock<Histogram<f64>>,
+    stream_duration: OnceLock<Histogram<f64>>,
+    /// Since when there is no link; none while there is one.
+    unlinked: Mutex<Option<Instant>>,
     state_changes: [AtomicU64; 4],
     active_streams: AtomicI64,
     accepted_streams: AtomicU64,
@@ -58,8 +61,22 @@ impl Metrics {
         let causes = ("type", ["dial_error", "header_error", "copy_error"]);
         let duration = meter.f64_histogram("pipeops_agent_heartbeat_duration_seconds");
         let duration = duration.with_description("How long heartbeats waited for their place on the link").build();
-        let values = Self { heartbeat_duration: duration.into(), ..Self::default() };
-        Instruments::of(meter, &Arc::new(values))
+        let streams = meter.f64_histogram("pipeops_agent_yamux_stream_duration_seconds");
+        let streams =
+            streams.with_description("How long streams were open").with_boundaries(stream_durations()).build();
+        let values = Arc::new(Self {
+            heartbeat_duration: duration.into(),
+            stream_duration: streams.into(),
+            unlinked: Mutex::new(Some(Instant::now())),
+            ..Self::default()
+        });
+        let seen = Arc::clone(&values);
+        let _unlinked = meter
+            .f64_observable_gauge("pipeops_agent_unhealthy_duration_seconds")
+            .with_description("For how long there is no link; 0 while there is one")
+            .with_callback(move |observer| observer.observe(seen.unlinked_for().as_secs_f64(), &[]))
+            .build();
+        Instruments::of(meter, &values)
             .gauge("pipeops_agent_connection_state", "0 disconnected, 1 connecting, 2 connected, 3 reconnecting", |m| {
                 &m.state
             })
@@ -100,9 +117,17 @@ impl Metrics {
 
     pub fn state(&self, state: ConnectionState) {
         self.state.store(state as i64, Relaxed);
+        let mut unlinked = self.unlinked.lock().unwrap_or_else(PoisonError::into_inner);
+        *unlinked = (state != ConnectionState::Connected).then(|| unlinked.unwrap_or_else(Instant::now));
+        drop(unlinked);
         if let Some(count) = self.state_changes.get(state as usize) {
             count.fetch_add(1, Relaxed);
         }
+    }
+
+    fn unlinked_for(&self) -> Duration {
+        let unlinked = *self.unlinked.lock().unwrap_or_else(PoisonError::into_inner);
+        unlinked.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     pub fn unverified(&self, unverified: bool) {
@@ -127,7 +152,7 @@ impl Metrics {
     pub fn stream_opened(self: &Arc<Self>) -> OpenStream {
         self.accepted_streams.fetch_add(1, Relaxed);
         self.active_streams.fetch_add(1, Relaxed);
-        OpenStream(Arc::clone(self))
+        OpenStream { metrics: Arc::clone(self), since: Instant::now() }
     }
 
     pub fn stream_failed(&self, why: StreamError) {
@@ -146,10 +171,21 @@ impl Metrics {
 
 /// One open stream; counted until dropped.
 #[derive(Debug)]
-pub struct OpenStream(Arc<Metrics>);
+pub struct OpenStream {
+    metrics: Arc<Metrics>,
+    since: Instant,
+}
+
+/// 0.1 s, and 14 times twice that.
+fn stream_durations() -> Vec<f64> {
+    std::iter::successors(Some(0.1), |bound| Some(bound * 2.0)).take(15).collect()
+}
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
-        self.0.active_streams.fetch_sub(1, Relaxed);
+        self.metrics.active_streams.fetch_sub(1, Relaxed);
+        if let Some(durations) = self.metrics.stream_duration.get() {
+            durations.record(self.since.elapsed().as_secs_f64(), &[]);
+        }
     }
 }

@@ -44,10 +44,12 @@ async fn run_with(options: Options, context: runtime::Context, bus: Bus, dialer:
     let begun = Instant::now();
     let metrics = Metrics::register(&context.meter);
     metrics.unverified(options.pipeops.tls.insecure_skip_verify);
+    let link_metrics = LinkMetrics::register(&context.meter, "pipeops_agent");
+    link_metrics.register_websocket(&context.meter, "pipeops_agent");
     let links = Links {
         forwarder: Forwarder { bus: bus.clone(), tracer: context.tracer.clone(), metrics: metrics.clone() },
         condition: context.health.condition("link"),
-        metrics: LinkMetrics::register(&context.meter, "pipeops_agent"),
+        metrics: link_metrics,
         credentials: Arc::new(Credentials::new(bus.clone(), &options.pipeops)),
         configuration: Arc::new(Configuration::new(bus.clone())),
         known: Known::default(),

@@ -33,6 +33,9 @@ struct Totals {
     evicted: u64,
     bytes_in: u64,
     bytes_out: u64,
+    messages_in: u64,
+    messages_out: u64,
+    links: u64,
     rtt_micros: u64,
     unread: u64,
 }
@@ -94,6 +97,19 @@ impl LinkMetrics {
         metrics
     }
 
+    /// Shows them under the names of the existing agent too: `<prefix>_websocket_frames_sent_total`, `_frames_received_total`,
+    /// `_bytes_sent_total`, `_bytes_received_total` and `_active_connections`.
+    pub fn register_websocket(&self, meter: &Meter, prefix: &str) {
+        let name = |what| format!("{prefix}_websocket_{what}");
+        let (sent, received) = ("WebSocket messages sent", "WebSocket messages received");
+        self.counter(meter, name("frames_sent"), sent, |totals| totals.messages_out);
+        self.counter(meter, name("frames_received"), received, |totals| totals.messages_in);
+        self.counter(meter, name("bytes_sent"), "Payload bytes of WebSocket messages sent", |totals| totals.bytes_out);
+        let received = "Payload bytes of WebSocket messages received";
+        self.counter(meter, name("bytes_received"), received, |totals| totals.bytes_in);
+        self.gauge(meter, name("active_connections"), "Links that are up", |totals| totals.links);
+    }
+
     /// From now on `link` counts.
     pub fn watch(&self, link: &Link) {
         let mut links = lock(&self.0);
@@ -132,7 +148,7 @@ impl Links {
             }
             _ => true,
         });
-        (ended.streams, ended.rtt_micros, ended.unread) = (0, 0, 0);
+        (ended.streams, ended.rtt_micros, ended.unread, ended.links) = (0, 0, 0, 0);
     }
 
     fn totals(&mut self) -> Totals {
@@ -154,6 +170,9 @@ impl Totals {
         self.evicted += stats.evicted;
         self.bytes_in += stats.bytes_in;
         self.bytes_out += stats.bytes_out;
+        self.messages_in += stats.messages_in;
+        self.messages_out += stats.messages_out;
+        self.links += 1;
         self.rtt_micros = self.rtt_micros.max(rtt);
         self.unread = self.unread.max(u64::try_from(link.unread.bytes()).unwrap_or(u64::MAX));
     }

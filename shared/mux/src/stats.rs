@@ -19,6 +19,9 @@ pub struct Stats {
     /// Payload bytes of WebSocket messages, text and binary.
     pub bytes_in: u64,
     pub bytes_out: u64,
+    /// WebSocket messages, text and binary.
+    pub messages_in: u64,
+    pub messages_out: u64,
     /// Round trip of the last answered ping.
     pub rtt: Option<Duration>,
 }
@@ -33,6 +36,8 @@ pub(crate) struct Counters {
     pub(crate) evicted: AtomicU64,
     pub(crate) bytes_in: AtomicU64,
     pub(crate) bytes_out: AtomicU64,
+    pub(crate) messages_in: AtomicU64,
+    pub(crate) messages_out: AtomicU64,
     /// Nanoseconds; 0 before the first pong.
     pub(crate) rtt: AtomicU64,
 }
@@ -45,10 +50,12 @@ fn add(counter: &AtomicU64, n: u64) {
 impl Counters {
     pub(crate) fn message_in(&self, bytes: usize) {
         add(&self.bytes_in, bytes as u64);
+        add(&self.messages_in, 1);
     }
 
     pub(crate) fn message_out(&self, bytes: usize) {
         add(&self.bytes_out, bytes as u64);
+        add(&self.messages_out, 1);
     }
 
     pub(crate) fn read(&self) -> Stats {
@@ -61,6 +68,8 @@ impl Counters {
             evicted: load(&self.evicted),
             bytes_in: load(&self.bytes_in),
             bytes_out: load(&self.bytes_out),
+            messages_in: load(&self.messages_in),
+            messages_out: load(&self.messages_out),
             rtt: self.rtt(),
         }
     }

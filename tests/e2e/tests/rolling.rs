@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         no_request_fails_while_each_is_replaced,
         watches_lose_nothing_while_links_are_replaced,
         one_that_is_killed_costs_what_it_carried,
+        a_control_plane_that_is_replaced_costs_only_what_finds_it_away,
     ];
     e2e::run(Options { replicas, ..Options::default() }, Turns::OneByOne, cases)
 }
@@ -199,6 +200,27 @@ async fn watches_lose_nothing_while_links_are_replaced(lab: Arc<Lab>) -> Result<
     }
     println!("{WATCHES} watches saw {ticks} ticks and were ended {ends} times");
     ensure!(ends >= WATCHES, "each was on one of the links that were replaced, and only {ends} watches ended");
+    Ok(())
+}
+
+/// There is one of it, so that requests find nobody for a while; but what has begun to be answered is answered whole.
+async fn a_control_plane_that_is_replaced_costs_only_what_finds_it_away(lab: Arc<Lab>) -> Result<()> {
+    let load = load(&lab).await?;
+    let control_plane = lab.process("control-plane")?;
+    for round in 0..ROUNDS {
+        goes_on(&load).await.with_context(|| format!("round {round}"))?;
+        let status = control_plane.stop().await?.context("it did not run")?;
+        ensure!(status.success(), "it ends with {status}");
+        control_plane.start().await?;
+        control_plane.wait_ready(SOON).await?;
+        let ready = Instant::now();
+        load.good_since(ready, RESUMES).await.context("the control plane is there again")?;
+        let resumed = ready.elapsed();
+        let (whole, failed) = load.report()?;
+        println!("control-plane replaced: all works {resumed:?} after it is ready; {whole} answers, failed {failed:?}");
+        let broken: Vec<_> = failed.keys().filter(|kind| kind.contains("broken body")).collect();
+        ensure!(broken.is_empty(), "answers broke off: {failed:?}");
+    }
     Ok(())
 }
 

@@ -94,7 +94,7 @@ impl Course {
     /// Waits for the lease, where there may be only one link.
     async fn permitted(&mut self, condition: &Condition) {
         if self.alone && self.held.is_none() {
-            self.held = Some(self.candidate.wait(|reason| condition.not_ready(reason)).await);
+            self.held = self.candidate.wait(|reason| condition.not_ready(reason)).await;
         }
     }
 
@@ -131,7 +131,7 @@ impl Course {
         let begun = Instant::now();
         let handle = link.handle();
         let mut serving = std::pin::pin!(link.serve());
-        let outcome = match &mut self.held {
+        let outcome = match &self.held {
             None => serving.await,
             Some(held) => tokio::select! {
                 outcome = &mut serving => outcome,

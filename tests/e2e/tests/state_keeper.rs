@@ -7,11 +7,14 @@ mod place;
 use anyhow::{Context, Result, ensure};
 use bus::{
     RequestError,
-    state::{GetIdentity, SaveRegistration, StateError},
+    state::{
+        AcquireLease, GetConfig, GetIdentity, GetLinkToken, LeaseName, LeaseState, LinkToken, ReleaseLease, SaveConfig,
+        SaveLinkToken, SaveRegistration, StateError,
+    },
 };
 use lab::{Lab, Options, until};
-use place::{Keeper, MAP, Place, SECRET};
-use protocol::Secret;
+use place::{Keeper, LEASE, MAP, Place, SECRET};
+use protocol::{ClusterConfig, Secret};
 use serde_json::json;
 use std::time::Duration;
 
@@ -165,7 +168,93 @@ async fn without_the_api_server_the_identity_is_known_and_nothing_is_saved() -> 
 }
 
 #[tokio::test]
-async fn its_rights_reach_these_two_objects_and_no_others() -> Result<()> {
+async fn tokens_and_configuration_lie_beside_the_identity_and_other_replicas_see_them() -> Result<()> {
+    let lab = lab().await?;
+    let place = Place::prepare(&lab, "given").await?;
+    let keeper = Keeper::start(&place, &lab);
+    let other = Keeper::start(&place, &lab);
+    ensure!(other.ask(&GetConfig {}).await?.config.is_none(), "a configuration before the first");
+    keeper.ask(&registration("c-1", Some("t-1"))?).await?;
+    let token = LinkToken { token: Secret::new("l-1"), expires_at: "2026-11-27T12:00:00Z".parse()? };
+    keeper.ask(&SaveLinkToken { token: Some(token.clone()) }).await?;
+    let config = ClusterConfig { revision: 3, ..ClusterConfig::default() };
+    keeper.ask(&SaveConfig { config: config.clone() }).await?;
+
+    let map = place.object(&lab, MAP).await?.context("there is no ConfigMap")?;
+    ensure!(map["data"]["cluster_config"] == r#"{"revision":3}"#, "{map}");
+    let secret = place.object(&lab, SECRET).await?.context("there is no Secret")?;
+    let expected =
+        json!({"cluster_token": "dC0x", "link_token": "bC0x", "link_token_expires_at": "MjAyNi0xMS0yN1QxMjowMDowMFo="});
+    ensure!(secret["data"] == expected, "{secret}");
+    until("the other replica to see the configuration", SOON, || async {
+        let stored = other.ask(&GetConfig {}).await?.config;
+        ensure!(stored.as_ref() == Some(&config), "{stored:?}");
+        Ok(())
+    })
+    .await?;
+    let stored = other.ask(&GetLinkToken {}).await?.token;
+    ensure!(stored.as_ref() == Some(&token), "{stored:?}");
+    other.ask(&SaveLinkToken { token: None }).await?;
+    let secret = place.object(&lab, SECRET).await?.context("there is no Secret")?;
+    ensure!(secret["data"] == json!({"cluster_token": "dC0x"}), "{secret}");
+
+    let broken = r#"{"data":{"cluster_config":"{"}}"#;
+    place.admin(&lab, &["patch", "configmap", "pipeops-agent-state", "--type=merge", "-p", broken]).await?;
+    until("the broken configuration to be said", SOON, || async {
+        let answer = keeper.ask(&GetConfig {}).await;
+        ensure!(matches!(answer, Err(RequestError::Typed(StateError::Corrupt { .. }))), "{answer:?}");
+        Ok(())
+    })
+    .await?;
+    keeper.ask(&GetIdentity {}).await?;
+    ensure!(!keeper.health.is_ready(), "ready with a broken configuration");
+    keeper.ask(&SaveConfig { config: config.clone() }).await?;
+    keeper.wait_ready(SOON).await?;
+    keeper.stop().await?;
+    other.stop().await?;
+    lab.stop().await
+}
+
+#[tokio::test]
+async fn a_lease_passes_on_when_its_holder_gives_it_back_or_falls_silent() -> Result<()> {
+    let lab = lab().await?;
+    let place = Place::prepare(&lab, "leases").await?;
+    let keepers = [Keeper::start(&place, &lab), Keeper::start(&place, &lab)];
+    let [one, other] = &keepers;
+    let name = LeaseName::RouteSyncer;
+    let ask = |holder: &str, ttl_seconds| AcquireLease { name, holder: holder.to_owned(), ttl_seconds };
+    let held = |holder: &str, held| LeaseState { held, holder: holder.to_owned() };
+
+    let (a, b) = (ask("a", 600), ask("b", 600));
+    let states = tokio::try_join!(one.ask(&a), other.ask(&b))?;
+    ensure!(states.0.held != states.1.held && states.0.holder == states.1.holder, "both asked at once: {states:?}");
+    let (first, second) = if states.0.held { ("a", "b") } else { ("b", "a") };
+    for keeper in &keepers {
+        ensure!(keeper.ask(&ask(second, 600)).await? == held(first, false), "{second} was given what {first} holds");
+        ensure!(keeper.ask(&ask(first, 600)).await? == held(first, true), "{first} cannot keep its lease");
+    }
+    let lease = place.object(&lab, LEASE).await?.context("there is no Lease")?;
+    ensure!(lease["spec"]["holderIdentity"] == first && lease["spec"]["leaseDurationSeconds"] == 600, "{lease}");
+
+    other.ask(&ReleaseLease { name, holder: second.to_owned() }).await?;
+    ensure!(one.ask(&ask(second, 600)).await? == held(first, false), "somebody else gave it back");
+    other.ask(&ReleaseLease { name, holder: first.to_owned() }).await?;
+    ensure!(one.ask(&ask(second, 2)).await? == held(second, true), "what was given back is not free");
+    // From here on `second` is silent.
+    until("the lease to be over", SOON, || async {
+        let state = other.ask(&ask(first, 2)).await?;
+        ensure!(state.held, "{state:?}");
+        Ok(())
+    })
+    .await?;
+    for keeper in keepers {
+        keeper.stop().await?;
+    }
+    lab.stop().await
+}
+
+#[tokio::test]
+async fn its_rights_reach_its_own_objects_and_no_others() -> Result<()> {
     let lab = lab().await?;
     let place = Place::prepare(&lab, "rights").await?;
     for (verb, object, expected) in [
@@ -175,6 +264,12 @@ async fn its_rights_reach_these_two_objects_and_no_others() -> Result<()> {
         ("update", SECRET, true),
         ("create", "configmaps", true),
         ("create", "secrets", true),
+        ("get", LEASE, true),
+        ("update", LEASE, true),
+        ("create", "leases.coordination.k8s.io", true),
+        ("get", "leases.coordination.k8s.io/other", false),
+        ("list", "leases.coordination.k8s.io", false),
+        ("delete", LEASE, false),
         ("get", "configmaps/other", false),
         ("get", "secrets/other", false),
         ("list", "secrets", false),

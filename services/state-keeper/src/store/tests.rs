@@ -8,6 +8,7 @@ use crate::fake::{Lab, MAP, SECRET};
 
 mod config;
 mod in_a_file;
+mod migration;
 mod tokens;
 
 fn registration(cluster: &str, token: Option<&str>) -> SaveRegistration {

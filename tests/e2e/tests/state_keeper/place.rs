@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 
 pub const MAP: &str = "configmaps/pipeops-agent-state";
 pub const SECRET: &str = "secrets/pipeops-agent-secrets";
+pub const LEASE: &str = "leases.coordination.k8s.io/pipeops-agent-route-syncer";
 
 const NAMESPACE_WITHIN: Duration = Duration::from_secs(20);
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);

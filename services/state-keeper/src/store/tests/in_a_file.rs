@@ -83,18 +83,18 @@ async fn a_wrong_key_is_said_and_the_file_stays() {
     let place = Place::new();
     let saved = place.start(1).save(registration("c-1", Some("t"))).await.unwrap();
     let before = std::fs::read(place.path()).unwrap();
-    // A configured id must not make it begin anew either.
-    for store in [place.configured(2, None)] {
-        says(&store.identity().await.unwrap_err(), &place.path(), "another key");
-        says(&store.save(registration("c-2", Some("t"))).await.unwrap_err(), &place.path(), "another key");
-        says(
-            &store.save_link_token(SaveLinkToken { token: Some(link()) }).await.unwrap_err(),
-            &place.path(),
-            "another key",
-        );
-        says(&store.config().await.unwrap_err(), &place.path(), "another key");
-        assert!(!place.health.is_ready());
+    let store = place.start(2);
+    for error in [
+        store.identity().await.unwrap_err(),
+        store.save(registration("c-2", Some("t"))).await.unwrap_err(),
+        store.save_link_token(SaveLinkToken { token: Some(link()) }).await.unwrap_err(),
+        store.config().await.unwrap_err(),
+    ] {
+        says(&error, &place.path(), "another key");
     }
+    assert!(!place.health.is_ready());
+    drop(store);
+    // A configured id does not make it begin anew either.
     says(&place.configured(2, Some("agent-fixed")).identity().await.unwrap_err(), &place.path(), "another key");
     assert_eq!(std::fs::read(place.path()).unwrap(), before);
     assert_eq!(place.start(1).identity().await.unwrap(), saved);

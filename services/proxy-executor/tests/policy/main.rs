@@ -1,6 +1,8 @@
 //! The executor between a bus and an API server: what it takes before it knows what may run, what it refuses in whose
 //! name, and what it says of itself.
 
+#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
 mod api;
 
 use std::sync::{Arc, Mutex};

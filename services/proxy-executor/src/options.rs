@@ -1,4 +1,3 @@
-use protocol::ClusterConfig;
 use protocol::config::ProxyPolicy;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -82,8 +81,8 @@ pub struct Policy {
 /// Why the policy cannot be meant as it is.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPolicy {
-    #[error(transparent)]
-    List(#[from] protocol::config::InvalidConfig),
+    #[error("policy.namespaces names {0:?}: no namespace can be called that")]
+    Namespace(String),
     #[error("policy.verbs names {0:?}: the verbs are {verbs}", verbs = VERBS.join(", "))]
     Verb(String),
     #[error("policy.denied_subresources names {0:?}: expected RESOURCE/SUBRESOURCE, such as pods/exec")]
@@ -99,7 +98,12 @@ impl Policy {
             namespaces: self.namespaces.clone(),
             denied_subresources: self.denied_subresources.clone(),
         };
-        ClusterConfig { proxy: Some(limits.clone()), ..ClusterConfig::default() }.check()?;
+        let label = |name: &str| {
+            (1..=63).contains(&name.len()) && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+        };
+        if let Some(name) = limits.namespaces.iter().flatten().find(|name| !label(name)) {
+            return Err(InvalidPolicy::Namespace(name.clone()));
+        }
         let unknown = |verb: &&String| !VERBS.contains(&verb.as_str());
         if let Some(verb) = limits.verbs.iter().flatten().find(unknown) {
             return Err(InvalidPolicy::Verb(verb.clone()));
@@ -132,6 +136,9 @@ mod tests {
             let policy = Policy { denied_subresources: texts(&[bad]), ..Policy::default() };
             assert!(fails(policy).contains("pods/exec"), "{bad}");
         }
-        assert!(fails(Policy { namespaces: Some(texts(&["a b"])), ..Policy::default() }).contains("proxy.namespaces"));
+        for bad in ["a b", "", "A", "a.b"] {
+            let policy = Policy { namespaces: Some(texts(&["a", bad])), ..Policy::default() };
+            assert!(fails(policy).contains("policy.namespaces"), "{bad}");
+        }
     }
 }

@@ -8,6 +8,7 @@ pub mod client;
 pub mod collector;
 pub mod gauges;
 pub mod load;
+pub mod place;
 pub mod side;
 pub mod stage;
 pub mod wire;

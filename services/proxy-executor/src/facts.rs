@@ -15,6 +15,8 @@ use tokio::time::{sleep, timeout};
 use crate::upstream::Upstream;
 
 const INTERVAL: Duration = Duration::from_secs(30);
+/// Before anything was seen.
+const FIRST_INTERVAL: Duration = Duration::from_secs(2);
 /// One look: three requests.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// An answer is one object's metadata; more is not read.
@@ -58,7 +60,8 @@ impl Seen {
             if let Ok(facts) = looked {
                 *self.cluster() = Some((Instant::now(), facts));
             }
-            sleep(INTERVAL).await;
+            let seen = self.cluster().is_some();
+            sleep(if seen { INTERVAL } else { FIRST_INTERVAL }).await;
         }
     }
 

@@ -11,6 +11,7 @@ use runtime::{SpanKind, Tracer, error_text};
 use crate::body::{ResponseBody, Spans, Watch};
 use crate::metrics::Metrics;
 use crate::options::{Policy, RbacMode};
+use crate::policy::Limits;
 use crate::upstream::{Transport, Upstream, UpstreamError};
 
 const IMPERSONATE_USER: HeaderName = HeaderName::from_static("impersonate-user");
@@ -23,6 +24,7 @@ pub struct Executor {
     pub upstream: Upstream,
     pub rbac: RbacMode,
     pub policy: Policy,
+    pub limits: Arc<Limits>,
     pub tracer: Tracer,
     pub metrics: Arc<Metrics>,
 }
@@ -93,7 +95,8 @@ impl Executor {
         let (mut head, body) = request.into_parts();
         let refused = |message: String| Box::new(Status::bad_request(message));
         let user = User::read_headers(&head.headers).map_err(|e| refused(e.to_string()))?;
-        self.policy.check_user(&user).map_err(|e| Box::new(Status::forbidden(e.to_string())))?;
+        self.policy.check_user(&user).map_err(|e| Box::new(e.status()))?;
+        self.limits.check(&head.method, &head.uri, &head.headers).map_err(|e| Box::new(e.status()))?;
         identity::strip(&mut head.headers);
         head.headers.remove(header::AUTHORIZATION);
         hop::forward_request(&mut head.headers, !body.is_end_stream());

@@ -1,5 +1,8 @@
+use protocol::config::ProxyPolicy;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::policy::VERBS;
 
 /// Settings of the proxy-executor.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -58,10 +61,84 @@ pub enum RbacMode {
     Custom,
 }
 
+/// What is allowed here, whatever the control plane says. It can allow less, and never more.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Policy {
     /// Let the control plane name users and groups that begin with `system:`. Off by default: `system:masters`
     /// would bypass every rule of the cluster.
     pub allow_system_identities: bool,
+    /// Only `get`, `list` and `watch`: no change, and no `exec`, `attach`, `port-forward` or `proxy`.
+    pub read_only: bool,
+    /// The verbs of the Kubernetes API that are allowed, such as "get,list,watch,create". Unset: all.
+    pub verbs: Option<Vec<String>>,
+    /// The namespaces that may be reached. Unset: all, and what is in none.
+    pub namespaces: Option<Vec<String>>,
+    /// Subresources that are not allowed: `pods/exec`, or `*/exec` of everything.
+    pub denied_subresources: Vec<String>,
+}
+
+/// Why the policy cannot be meant as it is.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidPolicy {
+    #[error("policy.namespaces names {0:?}: no namespace can be called that")]
+    Namespace(String),
+    #[error("policy.verbs names {0:?}: the verbs are {verbs}", verbs = VERBS.join(", "))]
+    Verb(String),
+    #[error("policy.denied_subresources names {0:?}: expected RESOURCE/SUBRESOURCE, such as pods/exec")]
+    Subresource(String),
+}
+
+impl Policy {
+    /// The policy as one like the control plane's.
+    pub(crate) fn limits(&self) -> Result<ProxyPolicy, InvalidPolicy> {
+        let limits = ProxyPolicy {
+            read_only: self.read_only,
+            verbs: self.verbs.clone(),
+            namespaces: self.namespaces.clone(),
+            denied_subresources: self.denied_subresources.clone(),
+        };
+        let label = |name: &str| {
+            (1..=63).contains(&name.len()) && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+        };
+        if let Some(name) = limits.namespaces.iter().flatten().find(|name| !label(name)) {
+            return Err(InvalidPolicy::Namespace(name.clone()));
+        }
+        let unknown = |verb: &&String| !VERBS.contains(&verb.as_str());
+        if let Some(verb) = limits.verbs.iter().flatten().find(unknown) {
+            return Err(InvalidPolicy::Verb(verb.clone()));
+        }
+        let whole = |entry: &str| {
+            entry.split_once('/').is_some_and(|(resource, subresource)| {
+                !resource.is_empty() && !subresource.is_empty() && !subresource.contains('/')
+            })
+        };
+        match limits.denied_subresources.iter().find(|entry| !whole(entry)) {
+            Some(entry) => Err(InvalidPolicy::Subresource(entry.clone())),
+            None => Ok(limits),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_that_would_limit_nothing_by_mistake_is_refused() {
+        let texts = |texts: &[&str]| texts.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let fails = |policy: Policy| policy.limits().unwrap_err().to_string();
+        let verbs = |list| Policy { verbs: Some(texts(list)), ..Policy::default() };
+        assert!(fails(verbs(&["get", "lst"])).contains("\"lst\": the verbs are get, list, watch"));
+        assert!(fails(verbs(&["GET"])).contains("GET"));
+        assert!(verbs(&["get", "deletecollection"]).limits().is_ok());
+        for bad in ["exec", "/exec", "pods/", "pods/exec/x"] {
+            let policy = Policy { denied_subresources: texts(&[bad]), ..Policy::default() };
+            assert!(fails(policy).contains("pods/exec"), "{bad}");
+        }
+        for bad in ["a b", "", "A", "a.b"] {
+            let policy = Policy { namespaces: Some(texts(&["a", bad])), ..Policy::default() };
+            assert!(fails(policy).contains("policy.namespaces"), "{bad}");
+        }
+    }
 }

@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use bus::{Bus, BusStream, OpenHeader};
+use bus::{Bus, BusStream, OpenHeader, Serving};
 use exchange::{BoxError, Incoming, Reply, Settings, UpgradeSlot};
 use http::Request;
 use protocol::StreamKind;
@@ -11,9 +11,12 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::execute::Executor;
+use crate::facts::Seen;
 use crate::metrics::Metrics;
 use crate::options::Options;
+use crate::policy::Limits;
 use crate::upstream::Upstream;
+use crate::{answers, config};
 
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -22,10 +25,16 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<()> {
     let bus = Bus::connect(&options.bus, bus::Service::ProxyExecutor).await.context("cannot use the bus")?;
     bus.register_metrics(&context.meter);
+    run_on(options, context, bus).await
+}
+
+/// [`run`] on a bus that is there already.
+pub async fn run_on(options: Options, context: runtime::Context, bus: Bus) -> anyhow::Result<()> {
     let executor = Arc::new(Executor {
         upstream: Upstream::new(&options.kubernetes)?,
         rbac: options.rbac.mode,
         policy: options.policy.clone(),
+        limits: Arc::new(Limits::of(&options.policy).context("the owner's policy cannot be used")?),
         tracer: context.tracer.clone(),
         metrics: Metrics::register(&context.meter),
     });
@@ -34,6 +43,19 @@ pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<
     watches.spawn(bus.clone().watch_status(move |state| condition.set(state)));
     watches.spawn(watch_api(Arc::clone(&executor), context.health.condition("kubernetes")));
 
+    watches.spawn(config::follow(bus.clone(), Arc::clone(&executor.limits), context.health.condition("config")));
+    let seen = Arc::new(Seen::new(&context));
+    watches.spawn(watch_cluster(Arc::clone(&executor), Arc::clone(&seen)));
+    let answering = answers::serve(&bus, &executor.limits, &seen).await?;
+
+    // No request is taken before it is known what may run.
+    tokio::select! {
+        () = executor.limits.known() => {}
+        () = context.shutdown.cancelled() => {
+            close(bus, watches, answering).await;
+            return Ok(());
+        }
+    }
     let mut listener = bus.listen(StreamKind::Kube).await.context("cannot serve proxied requests")?;
     let mut streams = JoinSet::new();
     loop {
@@ -62,9 +84,16 @@ pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<
         tracing::info!(streams = streams.len(), "cutting what is left");
         streams.shutdown().await;
     }
-    watches.shutdown().await;
-    bus.close().await;
+    close(bus, watches, answering).await;
     Ok(())
+}
+
+async fn close(bus: Bus, mut watches: JoinSet<()>, answering: [Serving; 2]) {
+    watches.shutdown().await;
+    for answers in answering {
+        answers.stop().await;
+    }
+    bus.close().await;
 }
 
 async fn serve_stream(
@@ -105,6 +134,11 @@ async fn watch_api(executor: Arc<Executor>, condition: Condition) {
         condition
             .set(answer.unwrap_or_else(|_| Err(format!("API server gave no answer in {} s", PROBE_TIMEOUT.as_secs()))));
     }
+}
+
+/// Looks at the cluster for those who ask.
+async fn watch_cluster(executor: Arc<Executor>, seen: Arc<Seen>) {
+    seen.follow(&executor.upstream).await;
 }
 
 async fn probe(executor: &Executor) -> Result<(), String> {

@@ -132,5 +132,6 @@ pub fn storage(server: &Arc<Mutex<Server>>) -> Storage {
             Ok::<_, std::io::Error>(Response::builder().status(code).body(answer).unwrap())
         }
     });
-    Storage::Cluster(Objects::new(Access::fixed(Client::new(service, "ns"), "ns"), Duration::from_millis(200)))
+    let access = Access::fixed(Client::new(service, "ns"), "ns");
+    Storage::Cluster(Box::new(Objects::new(access, Duration::from_millis(200))))
 }

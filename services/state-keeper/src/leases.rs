@@ -15,7 +15,7 @@ use crate::store::{ATTEMPTS, pause};
 
 /// How long a lease may be held without being asked for again, in seconds.
 const TTL: std::ops::RangeInclusive<u32> = 1..=3600;
-/// As long as a label's value; a pod's name is as long at most.
+/// No pod has a longer name.
 const LONGEST_HOLDER: usize = 253;
 
 /// What was seen of each lease. One request at a time for each.

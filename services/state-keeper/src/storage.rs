@@ -74,7 +74,7 @@ pub(crate) enum SetupError {
 /// The one place where the state is.
 #[derive(Debug)]
 pub(crate) enum Storage {
-    Cluster(Objects),
+    Cluster(Box<Objects>),
     File(StateFile),
 }
 
@@ -96,7 +96,7 @@ impl Storage {
             "keeping the agent's state"
         );
         let access = Access::new(options.kubernetes.clone(), namespace);
-        Ok(Self::Cluster(Objects::new(access, options.kubernetes.timeout.get())))
+        Ok(Self::Cluster(Box::new(Objects::new(access, options.kubernetes.timeout.get()))))
     }
 
     /// The object of that name; none when there is none.

@@ -41,3 +41,27 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
         outcome => outcome,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_as_a_whole_or_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("record.json");
+        for content in [b"old".as_slice(), b"new"] {
+            write_atomically(&path, content).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), content);
+        }
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        // What cannot be replaced by a file stays, and nothing is left beside it.
+        let occupied = folder.path().join("folder");
+        fs::create_dir_all(occupied.join("below")).unwrap();
+        assert!(write_atomically(&occupied, b"x").is_err());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+        assert!(write_atomically(&folder.path().join("nowhere/x"), b"x").is_err());
+    }
+}

@@ -1,6 +1,6 @@
 //! What end-to-end tests share: one lab for all tests of a binary ([`run`]), the same command straight and through the agent
 //! ([`Story`]), and HTTP without kubectl ([`Front`]); for tests of the way itself, a [`stage`] with a [`backend`] that misbehaves on request;
-//! for the objects that run, the rendered [`chart`].
+//! for the objects that run, the rendered [`chart`], and a [`place`] in a cluster with one service's rights.
 
 pub mod backend;
 pub mod chart;
@@ -8,6 +8,7 @@ pub mod client;
 pub mod collector;
 pub mod gauges;
 pub mod load;
+pub mod place;
 pub mod side;
 pub mod stage;
 pub mod wire;

@@ -102,6 +102,7 @@ async fn rights_in_the_cluster_are_exactly_those_of_the_mode() -> Result<()> {
     let constrained = r#"[
         {"apiGroups":["authentication.k8s.io"],"resources":["users"],"verbs":["impersonate:user-info"]},
         {"apiGroups":["authentication.k8s.io"],"resources":["groups"],"verbs":["impersonate:user-info"],"resourceNames":["staff"]},
+        {"apiGroups":[""],"resources":["nodes","pods"],"verbs":["list"]},
         {"apiGroups":["*"],"resources":["*"],"verbs":["impersonate-on:user-info:get","impersonate-on:user-info:list",
             "impersonate-on:user-info:watch","impersonate-on:user-info:create","impersonate-on:user-info:update",
             "impersonate-on:user-info:patch","impersonate-on:user-info:delete","impersonate-on:user-info:deletecollection"]},
@@ -109,14 +110,19 @@ async fn rights_in_the_cluster_are_exactly_those_of_the_mode() -> Result<()> {
             "impersonate-on:user-info:options","impersonate-on:user-info:post","impersonate-on:user-info:put",
             "impersonate-on:user-info:patch","impersonate-on:user-info:delete"]}]"#;
     let impersonate = r#"[{"apiGroups":[""],"resources":["users"],"verbs":["impersonate"]},
+        {"apiGroups":[""],"resources":["groups"],"verbs":["impersonate"],"resourceNames":["staff"]},
+        {"apiGroups":[""],"resources":["nodes","pods"],"verbs":["list"]}]"#;
+    let uncounted = r#"[{"apiGroups":[""],"resources":["users"],"verbs":["impersonate"]},
         {"apiGroups":[""],"resources":["groups"],"verbs":["impersonate"],"resourceNames":["staff"]}]"#;
     let staff = "proxy-executor.rbac.impersonate.groups={staff}";
     let by_rights = "proxy-executor.rbac.impersonate.constrained=true";
     let rule = "proxy-executor.rbac.rules[0].";
     let custom = ["apiGroups={apps}", "resources={deployments}", "verbs={get}"].map(|part| format!("{rule}{part}"));
     let custom: Vec<&str> = custom.iter().map(String::as_str).collect();
-    let cases: [(&str, &[&str], Option<&str>, &str); 5] = [
+    let no_counts = "proxy-executor.facts.counts=false";
+    let cases: [(&str, &[&str], Option<&str>, &str); 6] = [
         ("impersonate", &[staff], Some(impersonate), "pipeops-system-pipeops-agent-proxy-executor"),
+        ("impersonate", &[staff, no_counts], Some(uncounted), "pipeops-system-pipeops-agent-proxy-executor"),
         ("impersonate", &[staff, by_rights], Some(constrained), "pipeops-system-pipeops-agent-proxy-executor"),
         ("view", &[], None, "view"),
         ("admin", &[], None, "cluster-admin"),
@@ -144,6 +150,48 @@ async fn rights_in_the_cluster_are_exactly_those_of_the_mode() -> Result<()> {
         let bindings: Vec<&Object> = objects.iter().filter(|object| object.kind() == "ClusterRoleBinding").collect();
         let roles: Vec<&str> = bindings.iter().map(|binding| text(&binding.0, "/roleRef/name")).collect();
         ensure!(roles == [role], "{mode} binds {roles:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_owners_policy_reaches_the_executor_and_is_absent_where_nothing_is_set() -> Result<()> {
+    let helm = Helm::find().await?;
+    let variables = async |values: &[&str]| -> Result<BTreeMap<String, String>> {
+        let objects = helm.template(Chart::Agent, values).await?;
+        let executor = objects.iter().find(|object| object.pod().is_some() && object.service() == "proxy-executor");
+        let pod = executor.and_then(Object::pod).context("there is no proxy-executor")?;
+        let env = pod.pointer("/containers/0/env").and_then(Value::as_array).into_iter().flatten();
+        let policy = env.filter_map(|variable| {
+            let name = text(variable, "/name").strip_prefix("PIPEOPS_POLICY_")?;
+            Some((name.to_owned(), text(variable, "/value").to_owned()))
+        });
+        Ok(policy.collect())
+    };
+    let pairs = |pairs: &[(&str, &str)]| {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect::<BTreeMap<_, _>>()
+    };
+    let found = variables(&[]).await?;
+    ensure!(found == pairs(&[("ALLOW_SYSTEM_IDENTITIES", "false"), ("READ_ONLY", "false")]), "{found:?}");
+    let found = variables(&[
+        "proxy-executor.policy.readOnly=true",
+        "proxy-executor.policy.verbs={get,list}",
+        "proxy-executor.policy.namespaces={a,b}",
+        "proxy-executor.policy.deniedSubresources={pods/exec,*/proxy}",
+    ])
+    .await?;
+    let expected = [
+        ("ALLOW_SYSTEM_IDENTITIES", "false"),
+        ("DENIED_SUBRESOURCES", "pods/exec,*/proxy"),
+        ("NAMESPACES", "a,b"),
+        ("READ_ONLY", "true"),
+        ("VERBS", "get,list"),
+    ];
+    ensure!(found == pairs(&expected), "{found:?}");
+    for bad in ["verbs={lst}", "namespaces={a b}", "deniedSubresources={exec}", "readOnly=perhaps"] {
+        let value = format!("proxy-executor.policy.{bad}");
+        let output = helm.template_raw(Chart::Agent, Chart::Agent.required(), &[&value]).await?;
+        ensure!(!output.success(), "the chart takes {value}");
     }
     Ok(())
 }

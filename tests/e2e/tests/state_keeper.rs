@@ -12,8 +12,9 @@ use bus::{
         SaveLinkToken, SaveRegistration, StateError,
     },
 };
+use e2e::place::Place;
 use lab::{Lab, Options, until};
-use place::{Keeper, LEASE, MAP, Place, SECRET};
+use place::{Keeper, LEASE, MAP, SECRET};
 use protocol::{ClusterConfig, Secret};
 use serde_json::json;
 use std::time::Duration;
@@ -35,7 +36,7 @@ fn registration(cluster: &str, token: Option<&str>) -> Result<SaveRegistration> 
 #[tokio::test]
 async fn the_identity_is_kept_where_the_existing_agent_keeps_it() -> Result<()> {
     let lab = lab().await?;
-    let place = Place::prepare(&lab, "kept").await?;
+    let place = Place::prepare(&lab, "state-keeper", "kept", &[]).await?;
 
     let keeper = Keeper::start(&place, &lab);
     keeper.wait_ready(SOON).await?;
@@ -64,7 +65,7 @@ async fn the_identity_is_kept_where_the_existing_agent_keeps_it() -> Result<()> 
 #[tokio::test]
 async fn replicas_that_start_at_once_make_one_agent_id() -> Result<()> {
     let lab = lab().await?;
-    let place = Place::prepare(&lab, "replicas").await?;
+    let place = Place::prepare(&lab, "state-keeper", "replicas", &[]).await?;
     let keepers = [(); 4].map(|()| Keeper::start(&place, &lab));
     // Each on a bus of its own: so every one of them is asked.
     let [a, b, c, d] = &keepers;
@@ -80,7 +81,7 @@ async fn replicas_that_start_at_once_make_one_agent_id() -> Result<()> {
 #[tokio::test]
 async fn a_lost_object_is_restored_and_a_broken_one_left_alone() -> Result<()> {
     let lab = lab().await?;
-    let place = Place::prepare(&lab, "broken").await?;
+    let place = Place::prepare(&lab, "state-keeper", "broken", &[]).await?;
     let keeper = Keeper::start(&place, &lab);
     let saved = keeper.ask(&registration("c-1", Some("t-1"))?).await?;
 
@@ -112,7 +113,7 @@ async fn a_lost_object_is_restored_and_a_broken_one_left_alone() -> Result<()> {
 #[tokio::test]
 async fn a_refused_token_is_said_and_a_new_one_used_without_a_restart() -> Result<()> {
     let lab = lab().await?;
-    let place = Place::prepare(&lab, "token").await?;
+    let place = Place::prepare(&lab, "state-keeper", "token", &[]).await?;
     let token = std::fs::read_to_string(&place.token_file)?;
     std::fs::write(&place.token_file, "nonsense")?;
     let keeper = Keeper::start(&place, &lab);
@@ -131,7 +132,7 @@ async fn a_refused_token_is_said_and_a_new_one_used_without_a_restart() -> Resul
 #[tokio::test]
 async fn without_the_api_server_the_identity_is_known_and_nothing_is_saved() -> Result<()> {
     let lab = lab().await?;
-    let place = Place::prepare(&lab, "away").await?;
+    let place = Place::prepare(&lab, "state-keeper", "away", &[]).await?;
     let keeper = Keeper::start(&place, &lab);
     let saved = keeper.ask(&registration("c-1", None)?).await?;
     let server = lab.process("kube-apiserver")?;
@@ -170,7 +171,7 @@ async fn without_the_api_server_the_identity_is_known_and_nothing_is_saved() -> 
 #[tokio::test]
 async fn tokens_and_configuration_lie_beside_the_identity_and_other_replicas_see_them() -> Result<()> {
     let lab = lab().await?;
-    let place = Place::prepare(&lab, "given").await?;
+    let place = Place::prepare(&lab, "state-keeper", "given", &[]).await?;
     let keeper = Keeper::start(&place, &lab);
     let other = Keeper::start(&place, &lab);
     ensure!(other.ask(&GetConfig {}).await?.config.is_none(), "a configuration before the first");
@@ -218,7 +219,7 @@ async fn tokens_and_configuration_lie_beside_the_identity_and_other_replicas_see
 #[tokio::test]
 async fn a_lease_passes_on_when_its_holder_gives_it_back_or_falls_silent() -> Result<()> {
     let lab = lab().await?;
-    let place = Place::prepare(&lab, "leases").await?;
+    let place = Place::prepare(&lab, "state-keeper", "leases", &[]).await?;
     let keepers = [Keeper::start(&place, &lab), Keeper::start(&place, &lab)];
     let [one, other] = &keepers;
     let name = LeaseName::RouteSyncer;
@@ -256,7 +257,7 @@ async fn a_lease_passes_on_when_its_holder_gives_it_back_or_falls_silent() -> Re
 #[tokio::test]
 async fn its_rights_reach_its_own_objects_and_no_others() -> Result<()> {
     let lab = lab().await?;
-    let place = Place::prepare(&lab, "rights").await?;
+    let place = Place::prepare(&lab, "state-keeper", "rights", &[]).await?;
     for (verb, object, expected) in [
         ("get", MAP, true),
         ("update", MAP, true),

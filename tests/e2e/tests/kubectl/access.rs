@@ -20,15 +20,21 @@ pub async fn services_have_exactly_the_rights_they_need(lab: Arc<Lab>) -> Result
     // What every ServiceAccount has.
     let nothing = rights(&lab, "nobody", NAMESPACE).await?;
     ensure!(nothing.iter().any(|right| right.contains("selfsubjectaccessreviews")), "{nothing:?}");
+    let executor =
+        &["groups [] [] [impersonate]", "users [] [] [impersonate]", "nodes [] [] [list]", "pods [] [] [list]"];
     let cases: [(&str, &str, &[&str]); 6] = [
-        ("proxy-executor", NAMESPACE, &["groups [] [] [impersonate]", "users [] [] [impersonate]"]),
-        ("proxy-executor", "default", &["groups [] [] [impersonate]", "users [] [] [impersonate]"]),
+        ("proxy-executor", NAMESPACE, executor),
+        ("proxy-executor", "default", executor),
         (
             "state-keeper",
             NAMESPACE,
             &[
                 "configmaps [] [] [create]",
                 "configmaps [] [pipeops-agent-state] [get update]",
+                "leases.coordination.k8s.io [] [] [create]",
+                "leases.coordination.k8s.io [] [pipeops-agent-components-installer] [get update]",
+                "leases.coordination.k8s.io [] [pipeops-agent-gateway-link] [get update]",
+                "leases.coordination.k8s.io [] [pipeops-agent-route-syncer] [get update]",
                 "secrets [] [] [create]",
                 "secrets [] [pipeops-agent-secrets] [get update]",
             ],
@@ -43,13 +49,15 @@ pub async fn services_have_exactly_the_rights_they_need(lab: Arc<Lab>) -> Result
         ensure!(has == wanted, "{service} in {namespace} may {has:#?}, and needs {wanted:#?}");
     }
 
-    let questions: [(&str, &[&str], bool); 10] = [
+    let questions: [(&str, &[&str], bool); 12] = [
         ("proxy-executor", &["impersonate", "users"], true),
         ("proxy-executor", &["impersonate", "groups"], true),
         ("proxy-executor", &["impersonate", "serviceaccounts"], false),
         ("proxy-executor", &["impersonate", "userextras/scopes.authentication.k8s.io"], false),
         ("proxy-executor", &["get", "secrets"], false),
-        ("proxy-executor", &["list", "pods"], false),
+        ("proxy-executor", &["list", "pods"], true),
+        ("proxy-executor", &["get", "pods"], false),
+        ("proxy-executor", &["list", "configmaps"], false),
         ("state-keeper", &["get", "secret/pipeops-agent-secrets"], true),
         ("state-keeper", &["get", "secret/pipeops-agent-control-plane"], false),
         ("state-keeper", &["list", "secrets"], false),

@@ -1,67 +1,18 @@
-//! A namespace with state-keeper's ServiceAccount and rights as the chart renders them, and a state-keeper in it.
+//! A state-keeper with the rights that the chart gives it.
 
 use anyhow::{Result, ensure};
 use bus::{Bus, LocalBus, RequestError, Service};
-use e2e::chart::{Chart, Helm};
+use e2e::place::Place;
 use lab::{Lab, until};
 use runtime::{Context, Health};
-use serde_json::Value;
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 use tokio::task::JoinHandle;
 
 pub const MAP: &str = "configmaps/pipeops-agent-state";
 pub const SECRET: &str = "secrets/pipeops-agent-secrets";
 pub const LEASE: &str = "leases.coordination.k8s.io/pipeops-agent-route-syncer";
 
-const NAMESPACE_WITHIN: Duration = Duration::from_secs(20);
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-
-pub struct Place {
-    pub namespace: String,
-    pub account: String,
-    pub token_file: PathBuf,
-    ca_file: PathBuf,
-}
-
-impl Place {
-    pub async fn prepare(lab: &Lab, namespace: &str) -> Result<Self> {
-        lab.admin().stdout(&["create", "namespace", namespace]).await?;
-        let mut account = String::new();
-        for object in Helm::find().await?.in_namespace(namespace).template(Chart::Agent, &[]).await? {
-            let (kind, name) = (object.kind(), object.name());
-            if !name.ends_with("-state-keeper") || !["ServiceAccount", "Role", "RoleBinding"].contains(&kind) {
-                continue;
-            }
-            if kind == "ServiceAccount" {
-                name.clone_into(&mut account);
-            }
-            lab.admin().stdout_with_input(&["apply", "-n", namespace, "-f", "-"], &object.0.to_string()).await?;
-        }
-        ensure!(!account.is_empty(), "the chart renders no ServiceAccount of state-keeper");
-        let folder = lab.folder().join(namespace);
-        std::fs::create_dir_all(&folder)?;
-        let (ca_file, token_file) = (folder.join("ca.crt"), folder.join("token"));
-        let ca = until("the namespace's kube-root-ca.crt", NAMESPACE_WITHIN, || {
-            let path = r"jsonpath={.data.ca\.crt}";
-            let args = ["get", "configmap", "kube-root-ca.crt", "-n", namespace, "-o", path];
-            async move { lab.admin().stdout(&args).await }
-        })
-        .await?;
-        std::fs::write(&ca_file, ca)?;
-        std::fs::write(&token_file, lab.admin().stdout(&["create", "token", &account, "-n", namespace]).await?)?;
-        Ok(Self { namespace: namespace.to_owned(), account, token_file, ca_file })
-    }
-
-    /// kubectl in this namespace, as an admin.
-    pub async fn admin(&self, lab: &Lab, args: &[&str]) -> Result<String> {
-        lab.admin().stdout(&[args, &["-n", &self.namespace]].concat()).await
-    }
-
-    pub async fn object(&self, lab: &Lab, name: &str) -> Result<Option<Value>> {
-        let text = self.admin(lab, &["get", name, "-o", "json", "--ignore-not-found"]).await?;
-        Ok(if text.trim().is_empty() { None } else { Some(serde_json::from_str(&text)?) })
-    }
-}
 
 /// A state-keeper in this process, on a bus of its own.
 pub struct Keeper {

@@ -4,7 +4,19 @@ bus: true
 kubernetes: true
 env:
   PIPEOPS_RBAC_MODE: {{ $rbac.mode }}
-  PIPEOPS_POLICY_ALLOW_SYSTEM_IDENTITIES: {{ .values.policy.allowSystemIdentities | quote }}
+  {{- with .values.policy }}
+  PIPEOPS_POLICY_ALLOW_SYSTEM_IDENTITIES: {{ .allowSystemIdentities | quote }}
+  PIPEOPS_POLICY_READ_ONLY: {{ .readOnly | quote }}
+  {{- with .verbs }}
+  PIPEOPS_POLICY_VERBS: {{ join "," . | quote }}
+  {{- end }}
+  {{- with .namespaces }}
+  PIPEOPS_POLICY_NAMESPACES: {{ join "," . | quote }}
+  {{- end }}
+  {{- with .deniedSubresources }}
+  PIPEOPS_POLICY_DENIED_SUBRESOURCES: {{ join "," . | quote }}
+  {{- end }}
+  {{- end }}
 {{- if eq $rbac.mode "impersonate" }}
 {{- $constrained := $rbac.impersonate.constrained }}
 clusterRules:
@@ -15,6 +27,12 @@ clusterRules:
     {{- with get $rbac.impersonate $resource }}
     resourceNames: {{ toJson . }}
     {{- end }}
+  {{- end }}
+  {{- if .values.facts.counts }}
+  # To count them. RBAC knows no right to count: it asks for one object's metadata and the number of the others.
+  - apiGroups: [""]
+    resources: [nodes, pods]
+    verbs: [list]
   {{- end }}
   {{- if $constrained }}
   # What may be asked for as such a user; it allows nothing that the user may not do.

@@ -10,9 +10,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::agent::Agents;
 use crate::auth::Tokens;
-use crate::clusters::Clusters;
+use crate::clusters::{Clusters, Limits};
 use crate::listener::Listener;
 use crate::metrics::Metrics;
+use crate::older::Budget;
 use crate::options::Options;
 use crate::proxy::Proxy;
 use crate::rest;
@@ -36,13 +37,19 @@ pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<
         metrics: Arc::clone(&metrics),
         link_metrics: mux::LinkMetrics::register(&context.meter, "pipeops_control_plane"),
         unread: Arc::new(mux::Unread::limited(options.links.unread_total)),
+        budget: Budget::limited(options.links.message_unread_total, &metrics),
         options: options.links.clone(),
         shutdown: CancellationToken::new(),
     });
     let router = Arc::new(Router {
         rest: rest::router(Arc::clone(&tokens), Arc::clone(&clusters)),
         tokens: Arc::clone(&tokens),
-        proxy: Proxy { clusters, tracer: context.tracer.clone() },
+        proxy: Proxy {
+            clusters,
+            tracer: context.tracer.clone(),
+            limits: Limits::from(&options.links),
+            metrics: Arc::clone(&metrics),
+        },
         metrics: Arc::clone(&metrics),
         certified_agents: options.tls.client_ca_file.is_some(),
     });

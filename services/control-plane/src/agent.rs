@@ -348,7 +348,8 @@ impl Registered<'_> {
             AgentLink::older(agent, link, older, &self.leaving)
         };
         let live = Arc::new(live);
-        self.cluster.add(Arc::clone(&live), self.shares(capability::LINKS_N))?;
+        let shares = live.messages().is_none() && self.shares(capability::LINKS_N);
+        self.cluster.add(Arc::clone(&live), shares)?;
         self.live = Some(live);
         Ok(())
     }

@@ -97,7 +97,7 @@ pub struct Links {
     /// The most bytes of one answer that may wait in memory for its client to read it, where the agent speaks only the
     /// older protocol and cannot be made to wait. Above it that answer is cut.
     pub message_unread: usize,
-    /// The most bytes of all such answers together. Above it the one that needs more is cut.
+    /// The most bytes of all such answers together. One that wants more than is left for others is cut.
     pub message_unread_total: usize,
     /// The most bytes that an answer may have which such an agent has packed and sent as a whole.
     pub max_unpacked: usize,
@@ -113,8 +113,8 @@ impl Default for Links {
             unread_total: 128 << 20,
             max_message: 4 << 20,
             max_idle_streams: 256,
-            requests_per_second: 1000,
-            requests_burst: 2000,
+            requests_per_second: 5000,
+            requests_burst: 10_000,
             max_requests: 8192,
             message_unread: 4 << 20,
             message_unread_total: 64 << 20,

@@ -119,7 +119,12 @@ impl Proxy {
             }
             Ok(Answered { answer: Answer::Stream(response, cluster), place, .. }) => {
                 let websocket = hop::upgrades_to_websocket(response.headers());
-                upgraded(Upgrade::Session(Session { cluster, token: Arc::clone(token), websocket, place: Some(place) }));
+                upgraded(Upgrade::Session(Session {
+                    cluster,
+                    token: Arc::clone(token),
+                    websocket,
+                    place: Some(place),
+                }));
                 watch.ours(response.map(|()| axum::body::Body::empty()))
             }
             Ok(Answered { answer: Answer::Messages(response, cluster), place, .. }) => {

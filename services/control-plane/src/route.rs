@@ -10,9 +10,9 @@ use tower::ServiceExt as _;
 
 use crate::auth::{Grant, TokenRecord, Tokens};
 use crate::metrics::Metrics;
+use crate::older;
 use crate::proxy::{Proxy, RequestBody, Target};
 use crate::reply::{ResponseBody, Watch};
-use crate::older;
 use crate::session::Session;
 use crate::stay::Stay;
 use crate::websocket;

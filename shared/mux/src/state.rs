@@ -9,8 +9,8 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::{
-    closed::{Closed, OpenError},
     accept::ControlFrame,
+    closed::{Closed, OpenError},
     config::{Config, Role, Windows},
     output::Output,
     signals::{LINK, OUTPUT, READ, Signals},

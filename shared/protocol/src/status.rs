@@ -166,7 +166,10 @@ mod tests {
     #[test]
     fn who_is_told_to_come_back_is_told_when() {
         let response = Status::too_many_requests("slow down").to_response(false);
-        assert_eq!((response.status().as_u16(), &response.headers()[header::RETRY_AFTER]), (429, &"1".parse().unwrap()));
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()[header::RETRY_AFTER]),
+            (429, &"1".parse().unwrap())
+        );
         assert_eq!(Status::unavailable("away").to_response(false).headers().get(header::RETRY_AFTER), None);
     }
 

@@ -15,10 +15,16 @@ impl Budget {
         Arc::new(Self { limit, metrics: Arc::clone(metrics) })
     }
 
-    /// None: there is no room for so many.
-    pub(super) fn take(self: &Arc<Self>, bytes: usize) -> Option<Held> {
-        let (limit, more) = (signed(self.limit), signed(bytes));
-        let fits = |taken: i64| taken.checked_add(more).filter(|taken| *taken <= limit);
+    /// None: there is no room for so many more for one that has `waiting` bytes waiting already.
+    ///
+    /// None gets more than it leaves to others: however many do not read, one that begins finds as much room as each of
+    /// them has taken.
+    pub(super) fn take(self: &Arc<Self>, bytes: usize, waiting: usize) -> Option<Held> {
+        let (limit, more, waiting) = (signed(self.limit), signed(bytes), signed(waiting));
+        let fits = |taken: i64| {
+            let free = limit - taken;
+            (more <= free && (waiting == 0 || waiting.saturating_add(more) <= free)).then(|| taken + more)
+        };
         self.metrics.message_unread_bytes.fetch_update(Relaxed, Relaxed, fits).ok()?;
         Some(Held { budget: Arc::clone(self), bytes })
     }

@@ -180,7 +180,11 @@ mod tests {
             assert!(channels.is_concluded() && channels.conclude().is_none() && channels.fail("why").is_none());
         }
         let mut channels = merged("v4.channel.k8s.io");
-        take(&mut channels, Opcode::Binary, concat!("\u{3}", r#"{"kind":"Status","apiVersion":"v1","status":"Failure"}"#));
+        take(
+            &mut channels,
+            Opcode::Binary,
+            concat!("\u{3}", r#"{"kind":"Status","apiVersion":"v1","status":"Failure"}"#),
+        );
         assert!(channels.is_concluded(), "an agent that leaves the channels alone");
     }
 

@@ -166,10 +166,11 @@ impl Exchange {
         if state.stage == Stage::Over {
             return Given::Late;
         }
-        let checked = state.check(self.kind, &said, limit).and_then(|()| match budget.take(said.weight()) {
-            Some(held) => Ok((said, Some(held))),
-            None => Err(Broken::AllUnread),
-        });
+        let checked =
+            state.check(self.kind, &said, limit).and_then(|()| match budget.take(said.weight(), state.weight) {
+                Some(held) => Ok((said, Some(held))),
+                None => Err(Broken::AllUnread),
+            });
         let (said, held) = checked.unwrap_or_else(|broken| (Said::Broken(broken), None));
         let given = match &said {
             Said::End | Said::Whole(..) => Given::Over { cancel: false },

@@ -5,7 +5,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 use protocol::RequestId;
-use protocol::message::proxied::{ContentError, ProxyCommand, ProxyReply, ResponseHead, WebSocketClose, WebSocketData, WholeBody};
+use protocol::message::proxied::{
+    ContentError, ProxyCommand, ProxyReply, ResponseHead, WebSocketClose, WebSocketData, WholeBody,
+};
 
 use super::Shared;
 use super::exchange::{Broken, Head, Said};

@@ -27,6 +27,9 @@ const SMALL: u64 = 64 * 1024;
 /// Of a longer one, in one message.
 const PIECE: usize = 32 * 1024;
 
+/// How long an exchange may take, in milliseconds: an agent that is told nothing gives it two minutes.
+const LONGEST_MS: u64 = 24 * 60 * 60 * 1000;
+
 /// What such an agent takes to the API server. All else goes to the ingress controller of its cluster, the credentials
 /// included.
 const PATHS: [&str; 7] = ["api", "apis", "healthz", "readyz", "livez", "version", "openapi"];
@@ -50,6 +53,7 @@ pub async fn send(
         headers: Headers::from(&head.headers),
         supports_streaming: true,
         supports_response_streaming: true,
+        timeout: Some(LONGEST_MS.into()),
         ..ProxyRequest::default()
     };
     let rest = match body.size_hint().exact() {
@@ -128,12 +132,7 @@ pub fn check_path(uri: &Uri) -> Result<(), Box<Status>> {
 ///
 /// Nothing may stay in them that makes the agent take another way: it looks up who forwarded a request in its routes, takes
 /// one that speaks of WebSockets for one, and then forgets all headers, so that the request would run as itself.
-pub fn with_identity(
-    shared: &Shared,
-    cluster: &str,
-    headers: &mut HeaderMap,
-    user: &User,
-) -> Result<(), Box<Status>> {
+pub fn with_identity(shared: &Shared, cluster: &str, headers: &mut HeaderMap, user: &User) -> Result<(), Box<Status>> {
     let authorization = shared.authorization().ok_or_else(|| {
         Box::new(Status::unavailable(format!("cluster {cluster:?} takes no requests: its agent {NO_TOKEN}")))
     })?;
@@ -158,6 +157,8 @@ pub fn with_identity(
 
 fn named(name: &str) -> Result<HeaderValue, Box<Status>> {
     HeaderValue::from_bytes(name.as_bytes()).ok().filter(|_| identity::is_acceptable(name)).ok_or_else(|| {
-        Box::new(Status::bad_request(format!("the name {name:?} cannot be given to the API server: it does not fit a header")))
+        Box::new(Status::bad_request(format!(
+            "the name {name:?} cannot be given to the API server: it does not fit a header"
+        )))
     })
 }

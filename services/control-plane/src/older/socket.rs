@@ -56,7 +56,9 @@ pub async fn open(
     let path = request.uri().path();
     // It would leave some of these out, and ask for something else.
     if path.contains(['%', '\\']) || path.contains("..") || path.contains("//") {
-        return Err(refuse("the agent of this cluster speaks only the older protocol, which has no WebSocket for such a path"));
+        return Err(refuse(
+            "the agent of this cluster speaks only the older protocol, which has no WebSocket for such a path",
+        ));
     }
     let mut response = websocket::accept(request).ok_or_else(|| {
         refuse(
@@ -88,7 +90,9 @@ pub async fn open(
         headers: Headers::from(&headers),
     };
     let sent = shared.send(ticket.id(), &ProxyCommand::WebSocketStart(Box::new(start))).await;
-    sent.map_err(|_| Box::new(Status::unavailable(format!("the link to cluster {cluster:?} was lost; try again soon"))))?;
+    sent.map_err(|_| {
+        Box::new(Status::unavailable(format!("the link to cluster {cluster:?} was lost; try again soon")))
+    })?;
     let (near, far) = tokio::io::duplex(PIPE);
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
@@ -119,7 +123,7 @@ impl Bridge {
         let ended = tokio::select! {
             // The end of a session that both sides end is the agent's.
             biased;
-            ended = self.to_client(&mut sink) => ended,
+            ended = self.carry(&mut sink) => ended,
             left = to_agent(&shared, &id, stream) => {
                 let told = match left {
                     Err(tungstenite::Error::Capacity(_)) => Some((CloseCode::Size, "a message is larger than 1 MiB")),
@@ -159,7 +163,7 @@ impl Bridge {
     }
 
     /// What the agent sends, to its end.
-    async fn to_client(&mut self, sink: &mut SplitSink<Client, Message>) -> Result<(), Broken> {
+    async fn carry(&mut self, sink: &mut SplitSink<Client, Message>) -> Result<(), Broken> {
         loop {
             // Its part of the budget is given back once the client's connection has it.
             let (said, _held) = self.ticket.next().await;
@@ -169,14 +173,10 @@ impl Bridge {
                 Said::Broken(broken) => return Err(broken),
                 Said::Head(_) | Said::Whole(..) | Said::Data(_) => return Err(Broken::Order),
             };
-            if opcode == Opcode::Close {
-                if let Some((opcode, bytes)) = self.channels.conclude()
-                    && let Some(last) = message(opcode, bytes)
-                {
-                    tell(sink, last).await;
-                }
-            }
-            for (opcode, bytes) in self.channels.take(opcode, bytes).into_iter().flatten() {
+            // Nothing follows a close frame: what was kept goes before it.
+            let kept = if opcode == Opcode::Close { self.channels.conclude() } else { None };
+            let said = self.channels.take(opcode, bytes);
+            for (opcode, bytes) in kept.into_iter().chain(said.into_iter().flatten()) {
                 let message = message(opcode, bytes)
                     .ok_or_else(|| Broken::Malformed("a message that no WebSocket can carry".to_owned()))?;
                 tell(sink, message).await;

@@ -89,6 +89,25 @@ fn what_one_does_not_read_breaks_that_one_alone() {
     assert_eq!(metrics.message_unread_bytes.load(Relaxed), 0);
 }
 
+#[test]
+fn however_many_do_not_read_others_find_room() {
+    let (budget, metrics) = budget(1_000_000);
+    let slow: Vec<_> = (0..50).map(|_| Exchange::new("slow".into(), Kind::Request)).collect();
+    for exchange in &slow {
+        exchange.give(head(), 1_000_000, &budget);
+    }
+    for _ in 0..50 {
+        for exchange in &slow {
+            exchange.give(data(4000), 1_000_000, &budget);
+        }
+    }
+    let left = 1_000_000 - metrics.message_unread_bytes.load(Relaxed);
+    assert!(left >= 1_000_000 / 51, "{left} bytes left");
+    let next = Exchange::new("next".into(), Kind::Request);
+    assert_eq!(next.give(head(), LIMIT, &budget), Given::Taken);
+    assert_eq!(next.give(data(8000), LIMIT, &budget), Given::Taken);
+}
+
 #[tokio::test]
 async fn the_table_tells_of_those_that_nobody_waits_for_and_has_no_place_for_more() {
     let (budget, _) = budget(LIMIT);

@@ -11,4 +11,5 @@
 mod agents;
 mod certificates;
 mod control_plane;
+mod older;
 mod tokens;

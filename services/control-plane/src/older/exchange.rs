@@ -166,6 +166,7 @@ impl Exchange {
         if state.stage == Stage::Over {
             return Given::Late;
         }
+        let is_all = matches!(said, Said::Whole(..));
         let checked =
             state.check(self.kind, &said, limit).and_then(|()| match budget.take(said.weight(), state.weight) {
                 Some(held) => Ok((said, Some(held))),
@@ -174,7 +175,8 @@ impl Exchange {
         let (said, held) = checked.unwrap_or_else(|broken| (Said::Broken(broken), None));
         let given = match &said {
             Said::End | Said::Whole(..) => Given::Over { cancel: false },
-            Said::Broken(broken) => Given::Over { cancel: broken.is_ours() },
+            // Of an answer that did not fit there is no more.
+            Said::Broken(broken) => Given::Over { cancel: broken.is_ours() && !(is_all && broken.is_unread()) },
             Said::Head(_) | Said::Data(_) | Said::Message(..) => Given::Taken,
         };
         if let Said::Broken(broken) = &said

@@ -82,9 +82,13 @@ fn what_one_does_not_read_breaks_that_one_alone() {
     let large = Exchange::new("large".into(), Kind::Request);
     assert_eq!(large.give(head(), LIMIT, &budget), Given::Taken);
     assert_eq!(large.give(data(LIMIT + 1), LIMIT, &budget), Given::Taken);
-    // All together have a limit as well.
+    // All together have a limit as well. Of a whole answer the agent has no more to say.
+    let answer = Exchange::new("answer".into(), Kind::Request);
+    let head = Head { status: StatusCode::OK, headers: HeaderMap::new() };
+    let whole = Said::Whole(head, WholeBody::Plain(vec![0; 4000].into()));
+    assert_eq!(answer.give(whole, LIMIT, &budget), Given::Over { cancel: false });
     assert_eq!(other.give(data(2500), LIMIT, &budget), Given::Over { cancel: true });
-    assert_eq!(metrics.unread_answers_cut.load(Relaxed), 2);
+    assert_eq!(metrics.unread_answers_cut.load(Relaxed), 3);
     drop((slow, other, large));
     assert_eq!(metrics.message_unread_bytes.load(Relaxed), 0);
 }

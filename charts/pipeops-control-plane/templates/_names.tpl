@@ -29,6 +29,9 @@ PIPEOPS_SERVER_LISTEN: {{ .Values.server.listen | quote }}
 PIPEOPS_DATA_DIR: /var/lib/pipeops
 PIPEOPS_LOG_LEVEL: {{ .Values.logging.level }}
 PIPEOPS_LOG_FORMAT: {{ .Values.logging.format }}
+PIPEOPS_LINKS_REQUESTS_PER_SECOND: {{ int64 .Values.limits.requestsPerSecond | quote }}
+PIPEOPS_LINKS_REQUESTS_BURST: {{ int64 .Values.limits.requestsBurst | quote }}
+PIPEOPS_LINKS_MAX_REQUESTS: {{ int64 .Values.limits.maxRequests | quote }}
 PIPEOPS_SHUTDOWN_TIMEOUT: {{ sub (int .Values.terminationGracePeriodSeconds) 5 }}s
 {{- if .Values.tls.secretName }}
 PIPEOPS_TLS_CERT_FILE: /etc/pipeops/tls/tls.crt

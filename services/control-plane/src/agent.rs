@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use mux::{CloseCode, Closed, ControlFrame, Incoming, Link, LinkMetrics, Role, Timed, Unread, Windows};
-use protocol::message::{ErrorReport, GatewayHello, GoAway, Register, RegisterSuccess, YamuxConfig};
+use protocol::message::{ErrorReport, GatewayHello, GoAway, Pong, Register, RegisterSuccess, YamuxConfig};
 use protocol::{AgentMessage, ControlMessage, RequestId, capability};
 use runtime::error_text;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -20,6 +20,7 @@ use crate::auth::{AgentToken, AgentTokens, Grant};
 use crate::clusters::{AgentLink, Cluster, Clusters, Presence, RegistrationRefused};
 use crate::configs::Configs;
 use crate::metrics::Metrics;
+use crate::older::{Budget, OlderLink};
 use crate::options;
 use credential::Credential;
 
@@ -42,6 +43,8 @@ pub struct Agents {
     pub options: options::Links,
     /// Of all links.
     pub unread: Arc<Unread>,
+    /// Of all links of agents that speak only the older protocol.
+    pub budget: Arc<Budget>,
     pub shutdown: CancellationToken,
 }
 
@@ -177,13 +180,16 @@ impl Agents {
             pushed: None,
         };
         registered.welcome(request_id.as_ref()).await?;
+        if !registered.shares(capability::STREAMS_2) {
+            registered.go_live()?;
+        }
         let _counted = self.metrics.link();
         let outcome = registered.serve(incoming).await;
         // Before its link: a cluster with an agent and no link would look as if it were just connecting.
         drop(registered.presence);
         if let Some(live) = &registered.live {
             registered.cluster.remove(live);
-            live.streams.clear();
+            live.end();
         }
         outcome
     }
@@ -254,10 +260,11 @@ impl Registered<'_> {
                     let leaving = self.leaving.is_cancelled();
                     if let Some(live) = &self.live {
                         // A request that has just ended leaves its stream in the pool.
-                        if stopping || leaving { live.streams.clear() } else { live.streams.sweep() }
+                        live.tidy(stopping || leaving);
                     }
                     // Only this end knows that no more requests are on their way to the agent.
-                    if (stopping || leaving) && self.link.stats().open_streams == 0 {
+                    let idle = self.live.as_ref().map_or(self.link.stats().open_streams == 0, |live| live.is_idle());
+                    if (stopping || leaving) && idle {
                         let why = if stopping { "the control plane is shutting down" } else { "the agent goes away" };
                         self.link.close(CloseCode::Away, why);
                         return Err(self.link.closed().await.into());
@@ -273,28 +280,52 @@ impl Registered<'_> {
                     // Requests under way finish on this link; the listener takes no new ones.
                     if let Some(live) = &self.live {
                         live.ending.cancel();
-                        live.streams.clear();
+                        live.tidy(true);
                     }
-                    let go_away = GoAway { reason: "the control plane is shutting down".to_owned(), drain_ms: None };
-                    tell(&self.link, &ControlMessage::GoAway(go_away), None).await?;
+                    // The older protocol has no word for it.
+                    if self.shares(capability::STREAMS_2) {
+                        let go_away = GoAway { reason: "the control plane is shutting down".to_owned(), drain_ms: None };
+                        tell(&self.link, &ControlMessage::GoAway(go_away), None).await?;
+                    }
                 }
             }
         }
     }
 
     async fn message(&mut self, frame: &ControlFrame) -> Result<(), LinkError> {
-        let text = frame.as_text().ok_or(LinkError::NotText)?;
-        let (request_id, message) = AgentMessage::parse(text)?;
+        let older = self.live.as_ref().and_then(|live| live.messages());
+        let (text, older) = match (frame.as_text(), older, frame) {
+            (Some(text), older, _) => (text, older),
+            (None, Some(older), ControlFrame::Binary(bytes)) if older.binary(bytes) => return Ok(()),
+            (None, ..) => return Err(LinkError::NotText),
+        };
+        let (request_id, message) = match AgentMessage::parse(text) {
+            Ok(parsed) => parsed,
+            Err(error) if older.is_some_and(|older| older.malformed(text, &error)) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
         self.cluster.seen();
         match message {
             AgentMessage::Register(register) => {
                 let name = self.cluster.record().name.clone();
                 self.agents.clusters.register(&name, &register.agent_id).await?;
                 self.presence.update(&register);
+                if let Some(older) = older {
+                    older.replace_token(register.k8s_service_token.clone());
+                }
                 self.register = *register;
                 self.welcome(request_id.as_ref()).await?;
             }
+            // Beside its messages; there is nothing yet that would go over streams.
+            AgentMessage::GatewayHelloAck(ack) if ack.use_yamux && older.is_some() => {
+                self.link.start_streams(Windows::Fixed);
+            }
             AgentMessage::GatewayHelloAck(ack) if ack.use_yamux && self.live.is_none() => self.go_live()?,
+            AgentMessage::Proxy(reply) => {
+                if let Some(older) = older {
+                    older.reply(request_id.as_ref(), reply);
+                }
+            }
             AgentMessage::Heartbeat(mut heartbeat) => {
                 // Shown to users; what else there is may be anything.
                 heartbeat.metadata.extra.clear();
@@ -306,11 +337,14 @@ impl Registered<'_> {
                 tracing::info!(agent = %self.register.agent_id, reason = go_away.reason, "agent goes away");
                 self.leaving.cancel();
                 if let Some(live) = &self.live {
-                    live.streams.clear();
+                    live.tidy(true);
                 }
             }
             AgentMessage::ProtocolFallback(fallback) => {
                 tracing::warn!(unknown = fallback.unknown_type, "the agent does not know a message of ours");
+            }
+            AgentMessage::Unknown { kind } if kind == "ping" => {
+                tell(&self.link, &ControlMessage::Pong(Pong::now()), request_id.as_ref()).await?;
             }
             AgentMessage::Unknown { kind } => {
                 self.agents.metrics.unknown_messages.fetch_add(1, Relaxed);
@@ -324,7 +358,7 @@ impl Registered<'_> {
                 tracing::info!(cluster, %agent, revision = ack.revision, accepted = ?ack.accepted, ?refused, "configuration acknowledged");
                 self.cluster.acknowledge(ack);
             }
-            AgentMessage::GatewayHelloAck(_) | AgentMessage::Pong(_) | AgentMessage::Proxy(_) => {}
+            AgentMessage::GatewayHelloAck(_) | AgentMessage::Pong(_) => {}
         }
         Ok(())
     }
@@ -363,24 +397,25 @@ impl Registered<'_> {
 
     /// From here on requests may use the link.
     fn go_live(&mut self) -> Result<(), LinkError> {
-        let tuned = self.shares(capability::STREAMS_2);
-        self.link.start_streams(if tuned { Windows::Tuned } else { Windows::Fixed });
-        if !tuned {
-            tracing::warn!(
+        let (agent, link, options) = (self.register.agent_id.clone(), self.link.clone(), &self.agents.options);
+        let live = if self.shares(capability::STREAMS_2) {
+            self.link.start_streams(Windows::Tuned);
+            AgentLink::new(agent, link, options.max_idle_streams, &self.leaving)
+        } else {
+            tracing::info!(
                 cluster = self.cluster.record().name,
-                agent = %self.register.agent_id,
+                %agent,
                 version = self.register.agent_version,
-                "this agent speaks only the older protocol, over which no requests are carried: update it"
+                token = self.register.k8s_service_token.is_some(),
+                "this agent speaks only the older protocol: requests go as messages"
             );
-            return Ok(());
-        }
-        let live = Arc::new(AgentLink::new(
-            self.register.agent_id.clone(),
-            self.link.clone(),
-            self.agents.options.max_idle_streams,
-            &self.leaving,
-        ));
-        self.cluster.add(Arc::clone(&live), self.shares(capability::LINKS_N))?;
+            let token = self.register.k8s_service_token.clone();
+            let older = OlderLink::new(link.clone(), token, Arc::clone(&self.agents.budget), options);
+            AgentLink::older(agent, link, older, &self.leaving)
+        };
+        let live = Arc::new(live);
+        let shares = live.messages().is_none() && self.shares(capability::LINKS_N);
+        self.cluster.add(Arc::clone(&live), shares)?;
         self.live = Some(live);
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! The clusters this control plane knows, and the links that reach them now.
 
+mod limits;
 mod presence;
 mod reach;
 #[cfg(test)]
@@ -19,8 +20,10 @@ use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
+pub use limits::{Limits, Place, TooMany};
 pub use presence::{Presence, Present};
 
+use crate::older::OlderLink;
 use crate::store::{Complaints, Contents, Folder, Record, StoreError};
 
 /// A cluster as it is stored.
@@ -72,6 +75,7 @@ pub struct Cluster {
     present: Mutex<Vec<Present>>,
     arrivals: AtomicU64,
     next: AtomicUsize,
+    asked: Arc<limits::Asked>,
     /// Seconds since the epoch; 0: never.
     last_seen: AtomicI64,
     told: Mutex<Told>,
@@ -89,12 +93,20 @@ pub struct Told {
 pub struct AgentLink {
     pub agent_id: AgentId,
     pub link: mux::Link,
-    /// Streams whose last exchange ended cleanly.
-    pub streams: Arc<Pool<MuxStream>>,
+    pub carrier: Carrier,
     /// Cancelled when the agent asks for no new streams.
     leaving: CancellationToken,
     /// Cancelled with it, and when the control plane is about to end the link.
     pub ending: CancellationToken,
+}
+
+/// How a link carries requests.
+#[derive(Debug)]
+pub enum Carrier {
+    /// As streams: those whose last exchange ended cleanly.
+    Streams(Arc<Pool<MuxStream>>),
+    /// As messages.
+    Messages(OlderLink),
 }
 
 /// One stream serves one exchange after the other until it was idle for this long.
@@ -103,7 +115,54 @@ const STREAM_IDLE: Duration = Duration::from_secs(60);
 impl AgentLink {
     pub fn new(agent_id: AgentId, link: mux::Link, max_idle: usize, leaving: &CancellationToken) -> Self {
         let limits = PoolLimits { max_idle, idle_timeout: STREAM_IDLE };
-        Self { agent_id, link, streams: Pool::new(limits), leaving: leaving.clone(), ending: leaving.child_token() }
+        Self::carrying(agent_id, link, Carrier::Streams(Pool::new(limits)), leaving)
+    }
+
+    /// Of an agent that speaks only the older protocol.
+    pub fn older(agent_id: AgentId, link: mux::Link, older: OlderLink, leaving: &CancellationToken) -> Self {
+        Self::carrying(agent_id, link, Carrier::Messages(older), leaving)
+    }
+
+    fn carrying(agent_id: AgentId, link: mux::Link, carrier: Carrier, leaving: &CancellationToken) -> Self {
+        Self { agent_id, link, carrier, leaving: leaving.clone(), ending: leaving.child_token() }
+    }
+
+    /// Its idle streams, if it carries any.
+    pub fn streams(&self) -> Option<&Arc<Pool<MuxStream>>> {
+        match &self.carrier {
+            Carrier::Streams(streams) => Some(streams),
+            Carrier::Messages(_) => None,
+        }
+    }
+
+    /// What carries messages, if that is how.
+    pub fn messages(&self) -> Option<&OlderLink> {
+        match &self.carrier {
+            Carrier::Streams(_) => None,
+            Carrier::Messages(older) => Some(older),
+        }
+    }
+
+    /// Ends the streams that are idle: all of them, or those that have been so for long.
+    pub fn tidy(&self, all: bool) {
+        match self.streams() {
+            Some(streams) if all => streams.clear(),
+            Some(streams) => streams.sweep(),
+            None => {}
+        }
+    }
+
+    /// No request is under way.
+    pub fn is_idle(&self) -> bool {
+        self.link.stats().open_streams == 0 && self.messages().is_none_or(OlderLink::is_idle)
+    }
+
+    /// The link has ended.
+    pub fn end(&self) {
+        self.tidy(true);
+        if let Some(older) = self.messages() {
+            older.end();
+        }
     }
 }
 
@@ -212,6 +271,7 @@ impl Cluster {
             present: Mutex::default(),
             arrivals: AtomicU64::new(0),
             next: AtomicUsize::new(0),
+            asked: Arc::default(),
             last_seen: AtomicI64::new(0),
             told: Mutex::default(),
         }
@@ -262,8 +322,13 @@ impl Cluster {
         Ok(())
     }
 
+    /// Lets a request in, if that is within `limits`.
+    pub fn enter(&self, limits: &Limits) -> Result<Place, TooMany> {
+        self.asked.enter(limits)
+    }
+
     /// Adds a link. One whose agent cannot share the cluster with other links replaces them: they are what is left of
-    /// its own earlier connections.
+    /// its own earlier connections; so does any link with those over which requests go as messages.
     /// Refused when another agent has registered for the cluster since this link's did.
     pub fn add(&self, link: Arc<AgentLink>, shares: bool) -> Result<(), RegistrationRefused> {
         self.seen();
@@ -273,11 +338,13 @@ impl Cluster {
             return Err(RegistrationRefused::OtherAgent { cluster, owner, refused });
         }
         let mut links = self.links();
-        if !shares {
-            for old in links.drain(..) {
+        links.retain(|old| {
+            let stays = shares && old.messages().is_none();
+            if !stays {
                 old.link.close(mux::CloseCode::Policy, "replaced by a newer link of the same agent");
             }
-        }
+            stays
+        });
         links.push(link);
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! control-plane: where agents dial in, and users reach their clusters.
 //!
 //! ```text
-//!   user ── TLS, HTTP/1.1 or 2 ──► server ─► route ─┬─ proxy ─► Clusters: a live link ─► kube stream ─► agent
+//!   user ── TLS, HTTP/1.1 or 2 ──► server ─► route ─┬─ proxy ─► Clusters: a live link ─► kube stream, or messages ─► agent
 //!                                                   └─ rest      ▲
 //!   agent ── WebSocket ───────────► server ─► agent ─────────────┘ register, hello, heartbeats
 //! ```
@@ -17,6 +17,7 @@ mod configs;
 mod events;
 mod listener;
 mod metrics;
+mod older;
 mod options;
 mod proxy;
 mod reply;
@@ -28,6 +29,7 @@ mod session;
 mod stay;
 mod store;
 mod tls;
+mod websocket;
 
 pub use options::Options;
 pub use service::run;

@@ -165,6 +165,7 @@ impl Listener {
     async fn upgraded(&self, (client, upgrade): UpgradedConnection) {
         match upgrade {
             Upgrade::Session(session) => session.run(client, &self.cut).await,
+            Upgrade::Messages(session) => session.run(client, &self.cut).await,
             Upgrade::Agent(token) => {
                 // It ends by itself once no session needs it any more.
                 let sessions_end = async {

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use opentelemetry::metrics::Meter;
 use runtime::instruments::{Instruments, STATUS_CLASSES, count_status};
 
+use crate::clusters::TooMany;
+
 /// Plain atomics, read when somebody scrapes.
 #[derive(Debug, Default)]
 pub struct Metrics {
@@ -17,7 +19,16 @@ pub struct Metrics {
     pub bad_messages: AtomicU64,
     pub unknown_messages: AtomicU64,
     pub heartbeats: AtomicU64,
+    /// Of exchanges that nobody waits for any more.
+    pub late_messages: AtomicU64,
+    pub message_unread_bytes: AtomicI64,
+    pub unread_answers_cut: AtomicU64,
+    /// By [`LIMITED`].
+    limited: [AtomicU64; 2],
 }
+
+/// Why a request is refused with 429: how many there are in a second, or at once.
+const LIMITED: (&str, [&str; 2]) = ("limit", ["rate", "open"]);
 
 impl Metrics {
     pub fn register(meter: &Meter) -> Arc<Self> {
@@ -38,11 +49,41 @@ impl Metrics {
                 &m.unknown_messages
             })
             .counter("pipeops_control_plane_heartbeats", "Heartbeats of agents", |m| &m.heartbeats)
+            .counter(
+                "pipeops_control_plane_late_messages",
+                "Agents' messages of requests that nobody waits for any more",
+                |m| &m.late_messages,
+            )
+            .gauge(
+                "pipeops_control_plane_message_unread_bytes",
+                "Bytes of answers sent as messages that wait for their clients",
+                |m| &m.message_unread_bytes,
+            )
+            .counter(
+                "pipeops_control_plane_unread_answers_cut",
+                "Answers sent as messages that were cut because their clients did not read",
+                |m| &m.unread_answers_cut,
+            )
+            .counters(
+                "pipeops_control_plane_requests_limited",
+                "Requests refused because of their cluster's limits",
+                LIMITED,
+                |m| &m.limited,
+            )
             .registered()
     }
 
     pub fn begin(self: &Arc<Self>) -> Active {
         Active(Counted::new(self, |m| &m.active))
+    }
+
+    pub fn limited(&self, why: TooMany) {
+        let [rate, open] = &self.limited;
+        let count = match why {
+            TooMany::Rate(_) => rate,
+            TooMany::Open(_) => open,
+        };
+        count.fetch_add(1, Relaxed);
     }
 
     pub fn connection(self: &Arc<Self>) -> Counted {

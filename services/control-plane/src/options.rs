@@ -90,7 +90,7 @@ pub struct Links {
     pub ping_interval: Duration,
     /// Without any sign of life for this long a link is given up.
     pub dead_after: Duration,
-    /// Streams that may be open on one link at once.
+    /// Streams that may be open on one link at once, or requests that go over it as messages.
     pub max_streams: usize,
     /// The most bytes that fast streams of one link together may have waiting beyond 256 KiB each. They get no more than
     /// that when this is 0, which limits one stream to 256 KiB for each round trip; one gets at most half of it.
@@ -102,6 +102,21 @@ pub struct Links {
     pub max_message: usize,
     /// Idle streams kept per link for the next request.
     pub max_idle_streams: usize,
+    /// Requests for one cluster in a second, in the long run, over all its links and users. More are refused with 429. 0:
+    /// without limit.
+    pub requests_per_second: u32,
+    /// Requests for one cluster that may come at once before `requests_per_second` counts.
+    pub requests_burst: u32,
+    /// Requests for one cluster that may be under way at once, watches and sessions included. More are refused with 429.
+    /// 0: without limit.
+    pub max_requests: usize,
+    /// The most bytes of one answer that may wait in memory for its client to read it, where the agent speaks only the
+    /// older protocol and cannot be made to wait. Above it that answer is cut.
+    pub message_unread: usize,
+    /// The most bytes of all such answers together. One that wants more than is left for others is cut.
+    pub message_unread_total: usize,
+    /// The most bytes that an answer may have which such an agent has packed and sent as a whole.
+    pub max_unpacked: usize,
 }
 
 impl Default for Links {
@@ -114,6 +129,12 @@ impl Default for Links {
             unread_total: 128 << 20,
             max_message: 4 << 20,
             max_idle_streams: 256,
+            requests_per_second: 5000,
+            requests_burst: 10_000,
+            max_requests: 8192,
+            message_unread: 4 << 20,
+            message_unread_total: 64 << 20,
+            max_unpacked: 64 << 20,
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use exchange::{Incoming, Pool, PoolError, PoolLimits, Reply};
+use exchange::{Incoming, Pool, PoolError, PoolLimits, Reply, Upgraded};
 use http::header::{self, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Request, Response, Uri};
@@ -15,11 +15,14 @@ use protocol::{Status, StreamHeader, StreamId, TraceParent, hop, identity};
 use runtime::{SpanKind, Tracer};
 use tokio::io::AsyncWriteExt;
 
-use crate::auth::TokenRecord;
-use crate::clusters::{AgentLink, Cluster, Clusters};
+use crate::auth::{Grant, TokenRecord};
+use crate::clusters::{AgentLink, Carrier, Cluster, Clusters, Limits, Place};
 use crate::events::Events;
-use crate::reply::{ResponseBody, Watch};
+use crate::metrics::Metrics;
+use crate::older::{self, OlderLink};
+use crate::reply::{ClusterBody, ResponseBody, Watch};
 use crate::revocable::Revocable;
+use crate::route::Upgrade;
 use crate::session::Session;
 
 /// A user's request body: over HTTP/1.1, or over HTTP/2.
@@ -31,6 +34,24 @@ const TRACEPARENT: header::HeaderName = header::HeaderName::from_static("tracepa
 pub struct Proxy {
     pub clusters: Arc<Clusters>,
     pub tracer: Tracer,
+    /// Of each cluster.
+    pub limits: Limits,
+    pub metrics: Arc<Metrics>,
+}
+
+/// What a cluster answers, over whichever kind of link.
+enum Answer {
+    Response(Response<ClusterBody>),
+    /// A 101, and what the session goes on with.
+    Stream(Response<()>, Upgraded<MuxStream>),
+    Messages(Response<()>, older::Socket),
+}
+
+/// A request under way: its answer, the link it came over, and its place among the cluster's requests.
+struct Answered {
+    answer: Answer,
+    link: Arc<AgentLink>,
+    place: Place,
 }
 
 /// A request for a cluster, its path already split.
@@ -76,7 +97,7 @@ impl Proxy {
         request: Request<RequestBody>,
         token: &Arc<TokenRecord>,
         mut watch: Watch,
-        upgraded: impl FnOnce(Session),
+        upgraded: impl FnOnce(Upgrade),
     ) -> Response<ResponseBody> {
         let parent = TraceParent::from_headers(request.headers());
         let mut span = self.tracer.start("control-plane.request", SpanKind::Server, parent.as_ref());
@@ -89,15 +110,26 @@ impl Proxy {
         let uri = request.uri().clone();
         let outcome = token.revoked().run_until_cancelled(self.run(request, token, trace)).await;
         match outcome.unwrap_or_else(|| Err(Box::new(Status::unauthorized("the token was revoked meanwhile")))) {
-            Ok((Reply::Response(mut response), link)) => {
+            Ok(Answered { answer: Answer::Response(mut response), link, place }) => {
+                watch.place = Some(place);
                 hop::strip_hop_by_hop(response.headers_mut());
                 let events = Events::of(&uri, response.headers());
                 let guarded = |body| Revocable::new(body, Arc::clone(token)).watching(events, &link.ending);
                 watch.proxied(response.map(guarded))
             }
-            Ok((Reply::Upgraded(response, cluster), _)) => {
+            Ok(Answered { answer: Answer::Stream(response, cluster), place, .. }) => {
                 let websocket = hop::upgrades_to_websocket(response.headers());
-                upgraded(Session { cluster, token: Arc::clone(token), websocket });
+                upgraded(Upgrade::Session(Session {
+                    cluster,
+                    token: Arc::clone(token),
+                    websocket,
+                    place: Some(place),
+                }));
+                watch.ours(response.map(|()| axum::body::Body::empty()))
+            }
+            Ok(Answered { answer: Answer::Messages(response, cluster), place, .. }) => {
+                let session = Session { cluster, token: Arc::clone(token), websocket: true, place: Some(place) };
+                upgraded(Upgrade::Messages(session));
                 watch.ours(response.map(|()| axum::body::Body::empty()))
             }
             Err(status) => watch.status(&status, uri.path()),
@@ -109,14 +141,23 @@ impl Proxy {
         request: Request<RequestBody>,
         token: &TokenRecord,
         trace: Trace,
-    ) -> Result<(Reply<MuxStream>, Arc<AgentLink>), Box<Status>> {
+    ) -> Result<Answered, Box<Status>> {
         let target = Target::of(request.uri())
             .ok_or_else(|| Box::new(Status::not_found(format!("there is nothing at {}", request.uri().path()))))?;
         let cluster = self.clusters.reach(token, target.cluster)?;
+        let place = cluster.enter(&self.limits).map_err(|why| {
+            self.metrics.limited(why);
+            let name = &cluster.record().name;
+            Box::new(Status::too_many_requests(format!("too much is asked of cluster {name:?}: {why}; try again soon")))
+        })?;
         let rest = target.rest;
         let request = prepare(request, rest, token, trace)?;
         let link = cluster.pick(&[]).ok_or_else(|| Box::new(Status::unavailable(cluster.why_unreachable())))?;
-        send(&cluster, link, request, trace).await
+        let (answer, link) = match &link.carrier {
+            Carrier::Streams(streams) => send(&cluster, &link, streams, request, trace).await?,
+            Carrier::Messages(older) => (send_older(&cluster, older, request, token).await?, link),
+        };
+        Ok(Answered { answer, link, place })
     }
 }
 
@@ -151,19 +192,39 @@ fn prepare(
     Ok(Request::from_parts(head, body))
 }
 
+/// As messages.
+async fn send_older(
+    cluster: &Cluster,
+    older: &OlderLink,
+    request: Request<RequestBody>,
+    token: &TokenRecord,
+) -> Result<Answer, Box<Status>> {
+    let Grant::User { user, .. } = &token.grant else {
+        return Err(Box::new(Status::forbidden("an agent's token reaches no cluster")));
+    };
+    let name = cluster.record().name.clone();
+    if hop::upgrade_type(request.headers()).is_some() {
+        let (response, socket) = older.websocket(&name, &request, user).await?;
+        return Ok(Answer::Messages(response, socket));
+    }
+    let response = older.request(&name, request, user).await?;
+    Ok(Answer::Response(response.map(Either::Right)))
+}
+
 /// Over `link`, or over another one as long as nothing was sent. Gives the one that it was.
 async fn send(
     cluster: &Cluster,
-    link: Arc<AgentLink>,
+    link: &Arc<AgentLink>,
+    streams: &Arc<Pool<MuxStream>>,
     request: Request<RequestBody>,
     trace: Trace,
-) -> Result<(Reply<MuxStream>, Arc<AgentLink>), Box<Status>> {
+) -> Result<(Answer, Arc<AgentLink>), Box<Status>> {
     // A traced request gets a stream of its own, because the hops between see only the stream's header.
     let own = trace.recorded.then(|| Pool::new(PoolLimits { max_idle: 0, idle_timeout: Duration::ZERO }));
-    let pool = Arc::clone(own.as_ref().unwrap_or(&link.streams));
+    let pool = own.as_ref().unwrap_or(streams);
     let name = cluster.record().name.clone();
     let tried = Mutex::new(Vec::new());
-    let sent = pool.send(request, || connect(cluster, &link, &tried, trace, own.as_ref())).await;
+    let sent = pool.send(request, || connect(cluster, link, &tried, trace, own.as_ref())).await;
     let reply = sent.map_err(|error| match error {
         PoolError::Connect(error) => {
             Box::new(Status::unavailable(format!("cannot open a stream to cluster {name:?}: {error}")))
@@ -172,7 +233,11 @@ async fn send(
         PoolError::Failed(error) => broken(&name, &error),
     })?;
     let used = tried.into_inner().unwrap_or_else(PoisonError::into_inner).pop();
-    Ok((reply, used.unwrap_or(link)))
+    let answer = match reply {
+        Reply::Response(response) => Answer::Response(response.map(Either::Left)),
+        Reply::Upgraded(response, upgraded) => Answer::Stream(response, upgraded),
+    };
+    Ok((answer, used.unwrap_or_else(|| Arc::clone(link))))
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -183,6 +248,8 @@ enum StreamError {
     Header(#[from] std::io::Error),
     #[error("no id for the stream: {0}")]
     Id(#[from] protocol::InvalidId),
+    #[error("the agent has been replaced by one without streams")]
+    NoStreams,
 }
 
 /// A stream of `first`, or of one that was not tried yet, and the pool for when it is idle. The last one tried is used.
@@ -202,8 +269,12 @@ async fn connect(
     // Where there is one link only, it is tried again.
     let mut link = next().unwrap_or_else(|| Arc::clone(first));
     loop {
-        match open(&link, trace.of_stream()).await {
-            Ok(stream) => return Ok((stream, Arc::clone(own.unwrap_or(&link.streams)))),
+        let opened = match link.streams() {
+            Some(streams) => open(&link, trace.of_stream()).await.map(|stream| (stream, streams)),
+            None => Err(StreamError::NoStreams),
+        };
+        match opened {
+            Ok((stream, streams)) => return Ok((stream, Arc::clone(own.unwrap_or(streams)))),
             Err(error) => link = next().ok_or(error)?,
         }
     }

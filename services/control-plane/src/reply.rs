@@ -9,12 +9,17 @@ use mux::MuxStream;
 use protocol::{Status, endpoint::split_proxy_path, status::shows_no_status};
 use runtime::Span;
 
+use crate::clusters::Place;
 use crate::metrics::{Active, Metrics};
+use crate::older;
 use crate::revocable::Revocable;
 use crate::stay::Authenticated;
 
 /// Of our own making, or the cluster's response as it arrives.
-pub type ResponseBody = Observed<Either<axum::body::Body, Revocable<exchange::Body<MuxStream>>>, Watch>;
+pub type ResponseBody = Observed<Either<axum::body::Body, Revocable<ClusterBody>>, Watch>;
+
+/// As it comes over a stream, or as messages.
+pub type ClusterBody = Either<exchange::Body<MuxStream>, older::Body>;
 
 /// What lasts as long as the response does.
 #[derive(Debug)]
@@ -22,6 +27,8 @@ pub struct Watch {
     pub active: Active,
     /// Present once the request has shown a valid token.
     pub authenticated: Option<Authenticated>,
+    /// Among the requests of its cluster.
+    pub place: Option<Place>,
     /// None while nothing is recorded, which is the usual case.
     pub span: Option<Box<Span>>,
 }
@@ -36,7 +43,7 @@ pub fn refusal(malformed: Malformed) -> Response<Vec<u8>> {
 
 impl Watch {
     pub fn begin(metrics: &Arc<Metrics>) -> Self {
-        Self { active: metrics.begin(), authenticated: None, span: None }
+        Self { active: metrics.begin(), authenticated: None, place: None, span: None }
     }
 
     /// `path` is that of the request.
@@ -50,7 +57,7 @@ impl Watch {
         response.map(|body| Observed::new(Either::Left(body), self))
     }
 
-    pub fn proxied(mut self, response: Response<Revocable<exchange::Body<MuxStream>>>) -> Response<ResponseBody> {
+    pub fn proxied(mut self, response: Response<Revocable<ClusterBody>>) -> Response<ResponseBody> {
         self.answered(response.status());
         response.map(|body| Observed::new(Either::Right(body), self))
     }

@@ -34,6 +34,9 @@ struct ClusterView {
     status: &'static str,
     /// Those that carry requests.
     links: usize,
+    /// How they do: `streams/2`, or `messages` where the agent speaks only the older protocol.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    protocol: Option<&'static str>,
     /// Why requests are refused now.
     #[serde(skip_serializing_if = "Option::is_none")]
     unreachable: Option<String>,
@@ -90,7 +93,8 @@ fn view(cluster: &Cluster, token: &TokenRecord) -> Option<ClusterView> {
         name: record.name,
         status: if agents.is_empty() { "disconnected" } else { "connected" },
         links: links.len(),
-        unreachable: (!cluster.is_reachable()).then(|| cluster.why_unreachable()),
+        protocol: cluster.protocol(),
+        unreachable: (!cluster.is_served()).then(|| cluster.why_unreachable()),
         agent_id: record.agent_id.map(|id| id.to_string()),
         agent_versions,
         last_seen: cluster.last_seen(),

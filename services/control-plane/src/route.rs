@@ -4,23 +4,26 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use exchange::UpgradeSlot;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{Request, Response};
 use protocol::{Status, endpoint, hop};
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tower::ServiceExt as _;
 
 use crate::auth::{AgentToken, AgentTokens, Tokens};
 use crate::metrics::Metrics;
+use crate::older;
 use crate::proxy::{Proxy, RequestBody, Target};
 use crate::reply::{ResponseBody, Watch};
 use crate::session::Session;
 use crate::stay::Stay;
+use crate::websocket;
 
 /// What a connection becomes after a 101.
 #[derive(Debug)]
 pub enum Upgrade {
-    /// A user's session.
+    /// A user's session, over a stream.
     Session(Session),
+    /// The same, as messages.
+    Messages(Session<older::Socket>),
     /// An agent's link.
     Agent(AgentToken),
 }
@@ -73,7 +76,7 @@ impl Router {
         }
         let upgraded = |session| {
             if let Some(slot) = slot {
-                slot.put(Upgrade::Session(session));
+                slot.put(session);
             }
         };
         self.proxy.forward(request, &token, watch, upgraded).await
@@ -95,25 +98,10 @@ impl Router {
                 "this agent shows no client certificate, and this control plane asks for one: set pipeops.tls.cert_file and key_file",
             )));
         }
-        let headers = request.headers();
-        let is = |name, expected: &[u8]| {
-            headers.get(name).is_some_and(|value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(expected))
-        };
-        let websocket = hop::upgrades_to_websocket(headers)
-            && request.method() == Method::GET
-            && is(header::SEC_WEBSOCKET_VERSION, b"13");
-        let (true, Some(slot), Some(key)) = (websocket, slot, headers.get(header::SEC_WEBSOCKET_KEY)) else {
+        let (Some(response), Some(slot)) = (websocket::accept(request), slot) else {
             return Err(Box::new(Status::bad_request("agents connect by WebSocket version 13 over HTTP/1.1")));
         };
-        let mut response = Response::new(axum::body::Body::empty());
-        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        let answer = response.headers_mut();
-        answer.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-        answer.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        let accept = HeaderValue::try_from(derive_accept_key(key.as_bytes()))
-            .map_err(|_| Box::new(Status::bad_request("Sec-WebSocket-Key is not valid")))?;
-        answer.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
         slot.put(Upgrade::Agent(token));
-        Ok(response)
+        Ok(response.map(|()| axum::body::Body::empty()))
     }
 }

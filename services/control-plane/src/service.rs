@@ -10,10 +10,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::agent::Agents;
 use crate::auth::{AgentTokens, Tokens};
-use crate::clusters::Clusters;
+use crate::clusters::{Clusters, Limits};
 use crate::configs::Configs;
 use crate::listener::Listener;
 use crate::metrics::Metrics;
+use crate::older::Budget;
 use crate::options::Options;
 use crate::proxy::Proxy;
 use crate::rest;
@@ -48,6 +49,7 @@ pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<
         metrics: Arc::clone(&metrics),
         link_metrics: mux::LinkMetrics::register(&context.meter, "pipeops_control_plane"),
         unread: Arc::new(mux::Unread::limited(options.links.unread_total)),
+        budget: Budget::limited(options.links.message_unread_total, &metrics),
         options: options.links.clone(),
         shutdown: CancellationToken::new(),
     });
@@ -55,7 +57,12 @@ pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<
         rest: rest::router(Arc::clone(&tokens), Arc::clone(&clusters)),
         tokens: Arc::clone(&tokens),
         agent_tokens,
-        proxy: Proxy { clusters, tracer: context.tracer.clone() },
+        proxy: Proxy {
+            clusters,
+            tracer: context.tracer.clone(),
+            limits: Limits::from(&options.links),
+            metrics: Arc::clone(&metrics),
+        },
         metrics: Arc::clone(&metrics),
         certified_agents: options.tls.client_ca_file.is_some(),
     });

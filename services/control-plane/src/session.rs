@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::client::Client;
 use crate::auth::TokenRecord;
+use crate::clusters::Place;
 
 /// For a client to take its last words, and to close.
 pub const FAREWELL: Duration = Duration::from_secs(1);
@@ -32,6 +33,8 @@ pub struct Session<T = Upgraded<MuxStream>> {
     pub token: Arc<TokenRecord>,
     /// Both sides speak WebSocket.
     pub websocket: bool,
+    /// Among the requests of its cluster.
+    pub place: Option<Place>,
 }
 
 /// Why a session ends before both sides have ended it. Its text, without the source, is what the user reads: at most the
@@ -74,7 +77,7 @@ impl Cut {
 impl<T: Duplex> Session<T> {
     /// Carries it to its end, or until `stop` and [`FAREWELL`] after that.
     pub async fn run(self, client: impl Duplex, stop: &CancellationToken) {
-        let Self { cluster, token, websocket } = self;
+        let Self { cluster, token, websocket, place: _place } = self;
         let mut relay = Relay::new(Client::new(client, websocket), cluster);
         let cut = tokio::select! {
             // What ends the session may break it as well.

@@ -4,7 +4,7 @@ use exchange::{Incoming, Reply, UpgradeSlot};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode, Uri};
 use http_body::Body as _;
-use protocol::status::shows_no_status;
+use protocol::status::{is_relayed, shows_no_status};
 use protocol::{Status, TraceParent, User, hop, identity};
 use runtime::{SpanKind, Tracer, error_text};
 
@@ -140,17 +140,6 @@ impl Executor {
     }
 }
 
-/// Whether the answer comes from behind a node's, pod's or service's `proxy`, which may ask for credentials of its own.
-fn is_relayed(path: &str) -> bool {
-    let mut segments = path.split('/');
-    while let Some(segment) = segments.next() {
-        if matches!(segment, "nodes" | "pods" | "services") && segments.clone().nth(1) == Some("proxy") {
-            return true;
-        }
-    }
-    false
-}
-
 /// The hop before this one: the stream, if it belongs to the request's own trace.
 fn parent(stream: Option<&TraceParent>, headers: &HeaderMap) -> Option<TraceParent> {
     let request = TraceParent::from_headers(headers);
@@ -187,28 +176,4 @@ fn with_traceparent(mut request: Request<Incoming>, context: Option<TraceParent>
 /// `unread`: the client shows nobody the body.
 fn error_response(status: &Status, unread: bool, watch: Watch) -> Response<ResponseBody> {
     status.to_response(unread).map(|body| watch.ours(body))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_relayed;
-
-    #[test]
-    fn only_what_is_behind_a_proxy_is_relayed() {
-        for path in [
-            "/api/v1/nodes/n1/proxy/metrics",
-            "/api/v1/namespaces/a/pods/web:8080/proxy",
-            "/api/v1/namespaces/a/services/https:web:/proxy/x",
-        ] {
-            assert!(is_relayed(path), "{path}");
-        }
-        for path in [
-            "/api/v1/namespaces/a/services/proxy",
-            "/api/v1/namespaces/proxy/pods",
-            "/apis/apps/v1/namespaces/a/deployments/web/proxy",
-            "/proxy",
-        ] {
-            assert!(!is_relayed(path), "{path}");
-        }
-    }
 }

@@ -1,4 +1,4 @@
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -50,7 +50,7 @@ impl Control {
     /// The next message; `None` when the link has ended. Losing the future loses nothing.
     pub async fn recv(&mut self) -> Option<ControlFrame> {
         let message = self.queue.recv().await?;
-        self.shared.control_bytes.fetch_sub(message.len(), Ordering::AcqRel);
+        self.shared.took_control(message.len(), self.queue.len(), self.queue.max_capacity());
         Some(message)
     }
 }

@@ -10,6 +10,9 @@ pub(crate) const INITIAL_WINDOW: u32 = 256 * 1024;
 /// Bytes of stream data gathered for one WebSocket message; streams wait above it.
 pub(crate) const OUT_LIMIT: usize = 64 * 1024;
 
+/// Bulk messages that may wait to be sent.
+pub(crate) const BULK: usize = 8;
+
 /// Largest body of a data frame that we send.
 pub(crate) const SPLIT: usize = 16 * 1024;
 

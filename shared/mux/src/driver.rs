@@ -19,7 +19,7 @@ use crate::{
     accept::{Control, ControlFrame, Incoming, Streams},
     closed::Closed,
     closing::Closing,
-    config::{Config, LAZY, OUT_LIMIT, Role},
+    config::{BULK, Config, LAZY, OUT_LIMIT, Role},
     link::Link,
     liveness::Liveness,
     session::Session,
@@ -44,10 +44,11 @@ where
     let shared = Arc::new(Shared::new(role, &config));
     let signals = shared.signals.clone();
     let (text_sender, texts) = mpsc::channel(config.control_queue.max(1));
+    let (bulk_sender, bulk) = mpsc::channel(BULK);
     let (control, control_queue) = mpsc::channel(config.control_queue.max(1));
     let (accepted, accept_queue) = mpsc::channel(config.accept_queue.max(1));
 
-    let link = Link { shared: shared.clone(), texts: text_sender };
+    let link = Link { shared: shared.clone(), texts: text_sender, bulk: bulk_sender };
     let incoming = Incoming {
         control: Control { queue: control_queue, shared: shared.clone() },
         streams: Streams { queue: accept_queue },
@@ -57,7 +58,7 @@ where
     let driver = Driver {
         wakers: Wakers { read: signals.waker(READ), write: signals.waker(WRITE), timer: signals.waker(TIMER) },
         session: Session::new(shared.clone(), accepted),
-        io: Io { ws, texts, flushing: false, stuck: false },
+        io: Io { ws, texts, bulk, flushing: false, stuck: false },
         control: Some(control),
         timer: Box::pin(sleep_until(liveness.next(now))),
         liveness,
@@ -80,6 +81,8 @@ struct Wakers {
 pub(crate) struct Io<S> {
     pub(crate) ws: WebSocketStream<Timed<S>>,
     texts: mpsc::Receiver<String>,
+    /// Taken only while there are no texts.
+    bulk: mpsc::Receiver<String>,
     /// Something was given to the WebSocket and is not flushed yet.
     flushing: bool,
     /// The last flush found the socket full.
@@ -172,6 +175,9 @@ where
 
     fn read(&mut self) -> Result<(), Closed> {
         for _ in 0..READS {
+            if self.control.as_ref().is_some_and(|control| self.shared.has_to_pause(control, &self.config)) {
+                return Ok(());
+            }
             let mut cx = Context::from_waker(&self.wakers.read);
             let Poll::Ready(message) = Pin::new(&mut self.io.ws).poll_next(&mut cx) else { return Ok(()) };
             let message = message.transpose()?.ok_or(Closed::Lost)?;
@@ -325,7 +331,7 @@ where
         let mut bytes = 0;
         let mut any = false;
         while bytes < OUT_LIMIT
-            && let Poll::Ready(Some(text)) = self.texts.poll_recv(cx)
+            && let Some(text) = self.next_text(cx)
         {
             any = true;
             bytes += text.len();
@@ -333,6 +339,15 @@ where
             self.feed(Message::text(text))?;
         }
         Ok(any)
+    }
+
+    fn next_text(&mut self, cx: &mut Context<'_>) -> Option<String> {
+        for queue in [&mut self.texts, &mut self.bulk] {
+            if let Poll::Ready(Some(text)) = queue.poll_recv(cx) {
+                return Some(text);
+            }
+        }
+        None
     }
 
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Closed> {
@@ -355,6 +370,7 @@ where
     /// No further text is taken; senders learn that the link has ended.
     pub(crate) fn refuse_texts(&mut self) {
         self.texts.close();
+        self.bulk.close();
     }
 }
 

@@ -16,6 +16,7 @@ use crate::{
 pub struct Link {
     pub(crate) shared: Arc<Shared>,
     pub(crate) texts: mpsc::Sender<String>,
+    pub(crate) bulk: mpsc::Sender<String>,
 }
 
 impl Link {
@@ -23,6 +24,19 @@ impl Link {
     /// WebSocket's own buffer.
     pub async fn send(&self, text: String) -> Result<(), Closed> {
         self.texts.send(text).await.map_err(|_| self.why_closed())
+    }
+
+    /// As [`send`](Self::send), for text messages that carry what users send each other: only a few wait here, in the
+    /// order in which they came, and all of `send` overtake them. So they neither delay what the link itself has to say
+    /// nor keep those who say it waiting.
+    pub async fn send_bulk(&self, text: String) -> Result<(), Closed> {
+        self.bulk.send(text).await.map_err(|_| self.why_closed())
+    }
+
+    /// From now on the peer's control messages carry bulk as well. Where they come faster than they are taken, they wait
+    /// in the socket, and with them the rest of the link, instead of ending it. For a consumer that waits for nobody.
+    pub fn expect_bulk(&self) {
+        self.shared.expect_bulk();
     }
 
     /// From now on binary messages are the yamux session; before, they are control messages. The agent calls it

@@ -2,17 +2,18 @@
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU8, AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering, fence},
 };
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::{
+    accept::ControlFrame,
     closed::{Closed, OpenError},
     config::{Config, Role, Windows},
     output::Output,
-    signals::{LINK, OUTPUT, Signals},
+    signals::{LINK, OUTPUT, READ, Signals},
     stats::Counters,
     stream::{MuxStream, state::StreamState},
     table::Table,
@@ -29,6 +30,9 @@ const TUNED: u8 = 2;
 
 /// Streams that the peer has not acknowledged yet, at most (hashicorp/yamux, `AcceptBacklog`).
 const BACKLOG: usize = 256;
+
+/// The driver is woken for more messages when no more than this is left of those that made it pause.
+const FEW_BYTES: usize = 1 << 20;
 
 /// A window is a u32.
 const MOST_WIDENED: usize = 1 << 30;
@@ -51,6 +55,10 @@ pub(crate) struct Shared {
     window_total: usize,
     /// Bytes of text waiting in the incoming control queue.
     pub(crate) control_bytes: AtomicUsize,
+    /// The peer's control messages may come faster than they are taken.
+    bulk: AtomicBool,
+    /// The driver reads nothing before some of them are.
+    paused: AtomicBool,
     /// What all streams have received and not read, on this link and others.
     pub(crate) unread: Arc<Unread>,
     started: AtomicU8,
@@ -72,6 +80,8 @@ impl Shared {
             widened: AtomicUsize::new(0),
             window_total: config.stream_window_total.min(MOST_WIDENED),
             control_bytes: AtomicUsize::new(0),
+            bulk: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
             unread: config.unread.clone(),
             started: AtomicU8::new(NOT_STARTED),
             close: Mutex::default(),
@@ -90,6 +100,37 @@ impl Shared {
 
     pub(crate) fn is_started(&self) -> bool {
         self.started.load(Ordering::Acquire) != NOT_STARTED
+    }
+
+    pub(crate) fn expect_bulk(&self) {
+        self.bulk.store(true, Ordering::Release);
+    }
+
+    /// For the driver: whether so many messages wait in `control` that further ones have to wait in the socket. It is
+    /// woken when few are left.
+    pub(crate) fn has_to_pause(&self, control: &mpsc::Sender<ControlFrame>, config: &Config) -> bool {
+        let much = || {
+            let waiting = self.control_bytes.load(Ordering::Acquire);
+            2 * control.capacity() <= control.max_capacity()
+                || waiting > 0 && waiting.saturating_add(config.max_message) > config.control_bytes
+        };
+        if !self.bulk.load(Ordering::Acquire) || !much() {
+            return false;
+        }
+        self.paused.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        // Whoever has taken some before it could see the mark wakes nobody.
+        much()
+    }
+
+    /// One message of `left` more, which still wait, was taken.
+    pub(crate) fn took_control(&self, bytes: usize, left: usize, most: usize) {
+        let waiting = self.control_bytes.fetch_sub(bytes, Ordering::AcqRel).saturating_sub(bytes);
+        fence(Ordering::SeqCst);
+        let few = 4 * left <= most && (left == 0 || waiting <= FEW_BYTES);
+        if few && self.paused.load(Ordering::SeqCst) && self.paused.swap(false, Ordering::SeqCst) {
+            self.signals.raise(READ);
+        }
     }
 
     /// Whether a window may be doubled; its size is then taken from what there is for all. One gets no more than half of

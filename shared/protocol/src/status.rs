@@ -62,6 +62,8 @@ impl Status {
         forbidden = 403 "Forbidden";
         /// 404: no such cluster, path or object.
         not_found = 404 "NotFound";
+        /// 429: more than what is allowed; the client is to ask again a second later.
+        too_many_requests = 429 "TooManyRequests";
         /// 502: the API server, or a hop on the way to it, could not be reached or broke off.
         bad_gateway = 502 "BadGateway";
         /// 503: nobody is there to serve the request now.
@@ -87,6 +89,9 @@ impl Status {
         }
         if self.code == 401 {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"pipeops\""));
+        }
+        if self.code == 429 {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response
     }
@@ -114,6 +119,18 @@ impl Status {
 /// they do print is the `Warning` header.
 pub fn shows_no_status(path: &str) -> bool {
     matches!(path, "/api" | "/apis" | "/version")
+}
+
+/// Whether the answer to a request for this path of the API server comes from behind a node's, pod's or service's `proxy`, which
+/// may ask for credentials of its own.
+pub fn is_relayed(path: &str) -> bool {
+    let mut segments = path.split('/');
+    while let Some(segment) = segments.next() {
+        if matches!(segment, "nodes" | "pods" | "services") && segments.clone().nth(1) == Some("proxy") {
+            return true;
+        }
+    }
+    false
 }
 
 #[cfg(test)]
@@ -144,6 +161,35 @@ mod tests {
         let warning = response.headers().get(header::WARNING).unwrap();
         assert_eq!(std::str::from_utf8(warning.as_bytes()).unwrap(), r#"299 pipeops "cluster \"a\\b\" is ✓""#);
         assert_eq!(status.to_response(false).headers().get(header::WARNING), None);
+    }
+
+    #[test]
+    fn who_is_told_to_come_back_is_told_when() {
+        let response = Status::too_many_requests("slow down").to_response(false);
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()[header::RETRY_AFTER]),
+            (429, &"1".parse().unwrap())
+        );
+        assert_eq!(Status::unavailable("away").to_response(false).headers().get(header::RETRY_AFTER), None);
+    }
+
+    #[test]
+    fn only_what_is_behind_a_proxy_is_relayed() {
+        for path in [
+            "/api/v1/nodes/n1/proxy/metrics",
+            "/api/v1/namespaces/a/pods/web:8080/proxy",
+            "/api/v1/namespaces/a/services/https:web:/proxy/x",
+        ] {
+            assert!(is_relayed(path), "{path}");
+        }
+        for path in [
+            "/api/v1/namespaces/a/services/proxy",
+            "/api/v1/namespaces/proxy/pods",
+            "/apis/apps/v1/namespaces/a/deployments/web/proxy",
+            "/proxy",
+        ] {
+            assert!(!is_relayed(path), "{path}");
+        }
     }
 
     proptest! {

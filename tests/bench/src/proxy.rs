@@ -71,8 +71,14 @@ impl Scale {
 /// # Errors
 /// When something does not start or stop. What cannot be measured is in the report's failures instead.
 pub async fn run(options: Options, report: &mut Report) -> Result<()> {
-    let lab =
-        Lab::start(lab::Options { bench: true, progress: options.progress.clone(), ..lab::Options::default() }).await?;
+    let lab = Lab::start(lab::Options {
+        bench: true,
+        progress: options.progress.clone(),
+        // What there is to measure, and not what is allowed.
+        control_plane_env: [("PIPEOPS_LINKS_REQUESTS_PER_SECOND".to_owned(), "0".to_owned())].into(),
+        ..lab::Options::default()
+    })
+    .await?;
     let result = in_lab(&lab, &options, report).await;
     let stopped = lab.stop().await.context("cannot stop the lab");
     result.and(stopped)

@@ -9,7 +9,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use protocol::message::Register;
 use protocol::{AgentId, capability};
 
-use super::Cluster;
+use super::{AgentLink, Carrier, Cluster};
+use crate::older::{NO_TOKEN, OlderLink};
 
 const LONGEST_VERSION: usize = 64;
 
@@ -26,8 +27,6 @@ pub struct Present {
     id: u64,
     pub agent_id: AgentId,
     pub agent_version: String,
-    /// It takes requests only as messages of the older protocol.
-    pub older: bool,
 }
 
 impl Present {
@@ -37,7 +36,6 @@ impl Present {
             agent_id: register.agent_id.clone(),
             // Shown to users; an honest one is short.
             agent_version: register.agent_version.chars().take(LONGEST_VERSION).collect(),
-            older: !capability::has(&register.capabilities, capability::STREAMS_2),
         }
     }
 }
@@ -71,17 +69,27 @@ impl Cluster {
         self.links().iter().any(|link| !link.leaving.is_cancelled())
     }
 
-    /// For the user whose request found no link: what is the matter, and what to do.
+    /// Whether one also has what it needs to answer them.
+    pub fn is_served(&self) -> bool {
+        let served = |link: &AgentLink| link.messages().is_none_or(OlderLink::has_token);
+        self.links().iter().any(|link| !link.leaving.is_cancelled() && served(link))
+    }
+
+    /// How requests reach the agent, as `GET /api/v1/clusters` shows it: none while none do.
+    pub fn protocol(&self) -> Option<&'static str> {
+        self.links().first().map(|link| match link.carrier {
+            Carrier::Streams(_) => capability::STREAMS_2,
+            Carrier::Messages(_) => "messages",
+        })
+    }
+
+    /// For the user whose request is not served: what is the matter, and what to do.
     pub fn why_unreachable(&self) -> String {
         let name = self.record().name.clone();
         let (present, links) = (self.present().clone(), self.links().len());
-        if let Some(Present { agent_id, agent_version, .. }) = present.iter().find(|agent| agent.older) {
-            return format!(
-                "cluster {name:?} cannot be reached: its agent {agent_id} (version {agent_version:?}) is connected, but \
-                 speaks only the older protocol, over which this control plane carries no requests; the agent has to be \
-                 updated to one that offers {:?}",
-                capability::STREAMS_2
-            );
+        if self.is_reachable() {
+            let agent = present.first().map(|agent| format!(" {} (version {:?})", agent.agent_id, agent.agent_version));
+            return format!("cluster {name:?} takes no requests: its agent{} {NO_TOKEN}", agent.unwrap_or_default());
         }
         if links > 0 {
             return format!(

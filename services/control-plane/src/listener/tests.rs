@@ -15,8 +15,9 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
 use crate::auth::{AgentTokens, Grant, Tokens};
-use crate::clusters::Clusters;
+use crate::clusters::{Clusters, Limits};
 use crate::configs::Configs;
+use crate::older::Budget;
 use crate::options;
 use crate::proxy::Proxy;
 use crate::store::Folder;
@@ -49,7 +50,12 @@ impl Server {
                 rest: crate::rest::router(Arc::clone(&tokens), Arc::clone(&clusters)),
                 tokens,
                 agent_tokens: Arc::clone(&agent_tokens),
-                proxy: Proxy { clusters: Arc::clone(&clusters), tracer: runtime::Tracer::disabled() },
+                proxy: Proxy {
+                    clusters: Arc::clone(&clusters),
+                    tracer: runtime::Tracer::disabled(),
+                    limits: Limits::default(),
+                    metrics: Arc::clone(&metrics),
+                },
                 metrics: Arc::clone(&metrics),
                 certified_agents: false,
             }),
@@ -61,6 +67,7 @@ impl Server {
                 link_metrics: mux::LinkMetrics::register(&opentelemetry::global::meter("test"), "test"),
                 options: options::Links::default(),
                 unread: Arc::default(),
+                budget: Budget::limited(1 << 20, &metrics),
                 shutdown: CancellationToken::new(),
             }),
             metrics,

@@ -59,35 +59,6 @@ pub async fn cluster(server: &ControlPlane, ca: &str, user: &str, wanted: fn(&Va
 }
 
 #[tokio::test]
-async fn an_agent_of_the_older_protocol_is_said_to_be_there_and_too_old() {
-    let place = tempfile::tempdir().unwrap();
-    let data = place.path();
-    let server = ControlPlane::start(data, &[]).await;
-    let ca = ca(data);
-    let user = token(data, &["create", "--user", "ana"]).await;
-    let secret = token(data, &["create", "--agent", "--cluster", "prod"]).await;
-    let mut link = dial(&server, &ca, &secret).await;
-    let register = r#"{"agent_id": "agent-0123", "name": "prod", "agent_version": "1.4.0", "features": {"supports_streaming": true}}"#;
-    say(&mut link, "register", serde_json::from_str(register).unwrap()).await;
-    let registered = hear(&mut link, "register_success").await;
-    assert!(registered["cluster_id"].is_string() && registered["status"] == "active", "{registered}");
-    assert_eq!(hear(&mut link, "gateway_hello").await["use_yamux"], true);
-    say(&mut link, "gateway_hello_ack", serde_json::from_str(r#"{"use_yamux": true}"#).unwrap()).await;
-    // It is served as ever.
-    say(&mut link, "heartbeat", serde_json::from_str(r#"{"cluster_id": "x", "agent_id": "agent-0123"}"#).unwrap())
-        .await;
-    hear(&mut link, "heartbeat_ack").await;
-
-    let there = cluster(&server, &ca, &user, |cluster| cluster["status"] == "connected").await;
-    let why = there["unreachable"].as_str().unwrap();
-    assert!(why.contains("agent-0123") && why.contains("1.4.0") && why.contains("older protocol"), "{there}");
-    assert_eq!((&there["links"], &there["agent_versions"][0]), (&Value::from(0), &Value::from("1.4.0")));
-    drop(link);
-    let gone = cluster(&server, &ca, &user, |cluster| cluster["status"] == "disconnected").await;
-    assert!(gone["unreachable"].as_str().unwrap().contains("is offline"), "{gone}");
-}
-
-#[tokio::test]
 async fn an_agent_with_another_name_than_its_token_is_told_the_tokens_and_reported() {
     let place = tempfile::tempdir().unwrap();
     let data = place.path();

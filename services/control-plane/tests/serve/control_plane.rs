@@ -5,8 +5,9 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::client::WantsClientCert;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::net::TcpStream;
@@ -18,9 +19,10 @@ pub const SOON: Duration = Duration::from_secs(20);
 
 pub struct ControlPlane {
     // Killed when dropped.
-    _process: Child,
+    process: Child,
     log: Lines<BufReader<ChildStderr>>,
     address: String,
+    monitor: String,
 }
 
 impl ControlPlane {
@@ -30,7 +32,9 @@ impl ControlPlane {
         command.env("PIPEOPS_LISTEN", "127.0.0.1:0").env("PIPEOPS_SERVER_LISTEN", "127.0.0.1:0");
         let mut process = command.stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
         let log = BufReader::new(process.stderr.take().unwrap()).lines();
-        let mut this = Self { _process: process, log, address: String::new() };
+        let mut this = Self { process, log, address: String::new(), monitor: String::new() };
+        let monitor = this.says("serves health and metrics").await;
+        monitor["address"].as_str().unwrap().clone_into(&mut this.monitor);
         let listens = this.says("control plane listens").await;
         listens["address"].as_str().unwrap().clone_into(&mut this.address);
         this
@@ -52,16 +56,42 @@ impl ControlPlane {
         found.await.ok().flatten().unwrap_or_else(|| panic!("no {message:?} in\n{}", before.join("\n")))
     }
 
+    /// The next line of the log; none once it has ended.
+    pub async fn line(&mut self) -> Option<String> {
+        self.log.next_line().await.unwrap()
+    }
+
+    /// What `/metrics` says under this name, labels included.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let mut tcp = TcpStream::connect(&self.monitor).await.unwrap();
+        tcp.write_all(b"GET /metrics HTTP/1.1\r\nhost: m\r\nconnection: close\r\n\r\n").await.unwrap();
+        let mut text = String::new();
+        tcp.read_to_string(&mut text).await.unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok());
+        value.unwrap_or_else(|| panic!("no {name} in\n{text}"))
+    }
+
+    /// Asks it to end, as Kubernetes does.
+    pub async fn terminate(&self) {
+        let id = self.process.id().unwrap().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().await.unwrap().success());
+    }
+
     /// A connection that trusts this certificate alone.
     pub async fn connect(&self, ca: &str) -> std::io::Result<TlsStream<TcpStream>> {
         self.connect_as(ca, None).await
     }
 
+    /// The same, for HTTP/2.
+    pub async fn connect_http2(&self, ca: &str) -> std::io::Result<TlsStream<TcpStream>> {
+        let mut config = trusting(ca).with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        self.encrypted(config).await
+    }
+
     /// The same, with a client certificate and its key.
     pub async fn connect_as(&self, ca: &str, client: Option<(&str, &str)>) -> std::io::Result<TlsStream<TcpStream>> {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap()).unwrap();
-        let builder = ClientConfig::builder().with_root_certificates(roots);
+        let builder = trusting(ca);
         let config = match client {
             None => builder.with_no_client_auth(),
             Some((cert, key)) => {
@@ -69,9 +99,19 @@ impl ControlPlane {
                 builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap()).unwrap()
             }
         };
+        self.encrypted(config).await
+    }
+
+    async fn encrypted(&self, config: ClientConfig) -> std::io::Result<TlsStream<TcpStream>> {
         let tcp = TcpStream::connect(&self.address).await?;
         TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").unwrap(), tcp).await
     }
+}
+
+fn trusting(ca: &str) -> ConfigBuilder<ClientConfig, WantsClientCert> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap()).unwrap();
+    ClientConfig::builder().with_root_certificates(roots)
 }
 
 /// The CA of a control plane that made its own.

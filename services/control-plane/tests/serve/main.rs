@@ -12,5 +12,6 @@ mod agents;
 mod certificates;
 mod configs;
 mod control_plane;
+mod older;
 mod registration;
 mod tokens;

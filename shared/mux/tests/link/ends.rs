@@ -236,3 +236,65 @@ async fn text_overtakes_stream_data_that_was_written_first() {
         }
     }
 }
+
+#[tokio::test]
+async fn what_the_link_itself_says_overtakes_bulk_and_does_not_wait_for_it() {
+    let config = Config::default();
+    let (mut client, server) = sockets(&config).await;
+    let end = End::new(server, Role::ControlPlane, &config);
+    let link = end.link.clone();
+    // More than the sockets hold while nobody reads.
+    let bulk = tokio::spawn(async move {
+        for i in 0..1000 {
+            link.send_bulk(format!("{i:06}{}", "x".repeat(40_000))).await.unwrap();
+        }
+    });
+    within(Duration::from_secs(5), "a full link", async {
+        while end.link.stats().bytes_out < 500_000 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    for _ in 0..20 {
+        soon("the link's own word", end.link.send("word".to_owned())).await.unwrap();
+    }
+    let (mut next, mut words, mut last_word) = (0, 0, 0);
+    while next < 1000 {
+        let Message::Text(text) = soon("a message", client.next()).await.unwrap().unwrap() else { continue };
+        if text.as_str() == "word" {
+            (words, last_word) = (words + 1, next);
+        } else {
+            assert_eq!(text[..6].parse(), Ok(next), "bulk out of order");
+            next += 1;
+        }
+    }
+    assert!(words == 20 && last_word < 990, "{words} words, the last behind {last_word}");
+    bulk.await.unwrap();
+}
+
+#[tokio::test]
+async fn bulk_that_comes_faster_than_it_is_taken_waits_in_the_socket() {
+    let config = Config { max_message: 64 * 1024, control_queue: 8, control_bytes: 100_000, ..Config::default() };
+    let (mut client, server) = sockets(&config).await;
+    let mut end = End::new(server, Role::ControlPlane, &config);
+    end.link.expect_bulk();
+    let sender = tokio::spawn(async move {
+        for i in 0..2000 {
+            // Many small ones, and some of which two are too many.
+            let rest = if i % 10 == 0 { 60_000 } else { i % 7 };
+            client.send(Message::text(format!("{i:06}{}", "x".repeat(rest)))).await.unwrap();
+        }
+        client
+    });
+    for i in 0..2000 {
+        if i % 100 == 0 {
+            // The driver and the peer go on for a while.
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+        }
+        let frame = soon("the message", end.control.recv()).await.unwrap_or_else(|| panic!("no message {i}"));
+        assert_eq!(frame.as_text().unwrap()[..6].parse(), Ok(i));
+    }
+    drop(sender.await.unwrap());
+}

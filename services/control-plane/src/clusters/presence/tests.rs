@@ -2,6 +2,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::clusters::{AgentLink, Clusters};
+use crate::older::Budget;
+use crate::options;
 use crate::store::Folder;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
@@ -32,24 +34,42 @@ async fn a_cluster_says_why_it_takes_no_requests() {
     };
     says("is offline: its agent is not connected; it has not been seen since this control plane started");
 
-    let older = cluster.arrives(&register(&[]));
-    says(
-        r#"its agent agent-1 (version "1.4.0") is connected, but speaks only the older protocol, over which this control plane carries no requests; the agent has to be updated to one that offers "streams/2""#,
-    );
-    // It has been updated, and registers anew on the link it has.
-    older.update(&register(&[capability::STREAMS_2]));
+    let presence = cluster.arrives(&register(&[]));
     says("its agent has just connected; try again soon");
     assert_eq!(cluster.agents().len(), 1);
 
     let live = link().await;
     cluster.add(Arc::clone(&live), true).unwrap();
-    assert!(cluster.is_reachable() && cluster.pick(&[]).is_some());
+    assert!(cluster.is_reachable() && cluster.is_served() && cluster.pick(&[]).is_some());
+    assert_eq!(cluster.protocol(), Some("streams/2"));
     live.leaving.cancel();
     says("its agent is shutting down, and no other is connected; try again soon");
-    drop(older);
+    drop(presence);
     cluster.remove(&live);
     says("is offline: its agent is not connected; it was last seen at 20");
     assert!(cluster.agents().is_empty());
+}
+
+#[tokio::test]
+async fn a_link_with_messages_is_replaced_by_any_and_serves_with_a_token_only() {
+    let place = tempfile::tempdir().unwrap();
+    let clusters = Arc::new(Clusters::open(Folder::open(place.path().join("clusters")).unwrap()).unwrap());
+    let cluster = clusters.register("prod", &AgentId::new("agent-1").unwrap()).await.unwrap();
+    let budget = Budget::limited(1000, &Arc::default());
+    let streams = link().await;
+    cluster.add(Arc::clone(&streams), true).unwrap();
+    let mux = streams.link.clone();
+    let older = OlderLink::new(mux.clone(), None, budget, &options::Links::default());
+    let older = AgentLink::older(streams.agent_id.clone(), mux, older, &CancellationToken::new());
+    let older = Arc::new(older);
+    cluster.add(Arc::clone(&older), false).unwrap();
+    assert!(Arc::ptr_eq(&cluster.pick(&[]).unwrap(), &older) && cluster.live_links().len() == 1);
+    assert_eq!(cluster.protocol(), Some("messages"));
+    assert!(!cluster.is_served() && cluster.why_unreachable().contains("k8s_service_token"));
+    older.messages().unwrap().replace_token(Some("token".to_owned().into()));
+    assert!(cluster.is_served());
+    cluster.add(Arc::clone(&streams), true).unwrap();
+    assert!(Arc::ptr_eq(&cluster.pick(&[]).unwrap(), &streams) && cluster.live_links().len() == 1);
 }
 
 #[tokio::test]
@@ -59,9 +79,11 @@ async fn agents_come_and_go_each_for_itself() {
     let cluster = clusters.register("prod", &AgentId::new("agent-1").unwrap()).await.unwrap();
     let long = Register { agent_version: "x".repeat(1000), ..register(&[capability::STREAMS_2]) };
     let (first, second) = (cluster.arrives(&register(&[])), cluster.arrives(&long));
-    assert_eq!(cluster.agents().iter().map(|agent| agent.older).collect::<Vec<_>>(), [true, false]);
+    assert_eq!(cluster.agents().len(), 2);
     drop(first);
-    assert_eq!(cluster.agents().iter().map(|agent| agent.older).collect::<Vec<_>>(), [false]);
+    assert_eq!(cluster.agents().len(), 1);
+    second.update(&long);
+    assert_eq!(cluster.agents().len(), 1, "it has registered again");
     assert_eq!(cluster.agents()[0].agent_version.len(), LONGEST_VERSION);
     drop(second);
     assert!(cluster.agents().is_empty());

@@ -1,0 +1,293 @@
+//! A user's WebSocket, whose messages go through the link one by one.
+//!
+//! The agent has no word for a WebSocket that came about: the client is answered at once, and learns of a failure as of one
+//! of a session under way.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use duplex::Duplex;
+use futures::stream::{SplitSink, SplitStream};
+use futures::{SinkExt as _, StreamExt as _};
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Request, Response};
+use protocol::message::proxied::{Headers, Opcode, ProxyCommand, WebSocketData, WebSocketStart};
+use protocol::{Status, User};
+use tokio::io::{AsyncWrite, DuplexStream};
+use tokio::task::JoinSet;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::frame::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
+
+use super::Shared;
+use super::channels::{Channels, Subprotocol};
+use super::exchange::{Broken, Kind, Said, Ticket};
+use super::request::{check_path, with_identity};
+use crate::proxy::RequestBody;
+use crate::websocket;
+
+/// Between the session and what makes messages of it, in each direction.
+const PIPE: usize = 16 * 1024;
+const READ_BUFFER: usize = 8 * 1024;
+/// Largest message of a client.
+const LARGEST: usize = 1 << 20;
+
+/// The cluster's side of a session: a WebSocket, as the bytes that a server sends and takes.
+#[derive(Debug)]
+pub struct Socket {
+    pipe: duplex::Socket<DuplexStream>,
+    bridge: JoinSet<io::Result<()>>,
+}
+
+/// Asks the agent for the WebSocket that `request` asks for: what to answer the client, and the cluster's side of it.
+pub async fn open(
+    shared: &Arc<Shared>,
+    cluster: &str,
+    request: &Request<RequestBody>,
+    user: &User,
+) -> Result<(Response<()>, Socket), Box<Status>> {
+    let refuse = |why: &str| Box::new(Status::bad_request(why));
+    check_path(request.uri())?;
+    let path = request.uri().path();
+    // It would leave some of these out, and ask for something else.
+    if path.contains(['%', '\\']) || path.contains("..") || path.contains("//") {
+        return Err(refuse(
+            "the agent of this cluster speaks only the older protocol, which has no WebSocket for such a path",
+        ));
+    }
+    let mut response = websocket::accept(request).ok_or_else(|| {
+        refuse(
+            "the agent of this cluster speaks only the older protocol, which carries no upgrade but WebSocket version 13: \
+             use a client with WebSockets, such as kubectl from 1.31 on, or update the agent",
+        )
+    })?;
+    let offered = request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL);
+    let offered = offered.iter().filter_map(|names| names.to_str().ok());
+    let offered = offered.flat_map(|names| names.split(',')).map(str::trim).filter(|name| !name.is_empty());
+    let subprotocol = Subprotocol::choose(offered, path).ok_or_else(|| {
+        refuse(
+            "the agent of this cluster speaks only the older protocol, which carries none of the subprotocols that the \
+             client offers; it carries those of channel.k8s.io without base64, and SPDY/3.1+portforward.k8s.io",
+        )
+    })?;
+    if let Some(name) = subprotocol.answer {
+        response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(name));
+    }
+    let mut headers: HeaderMap = request.headers().clone();
+    with_identity(shared, cluster, &mut headers, user)?;
+    let ticket = shared.begin(Kind::Socket)?;
+    let start = WebSocketStart {
+        stream_id: ticket.id().to_owned(),
+        method: request.method().as_str().to_owned(),
+        path: path.to_owned(),
+        query: request.uri().query().unwrap_or_default().to_owned(),
+        protocol: subprotocol.asked.to_owned(),
+        headers: Headers::from(&headers),
+    };
+    let sent = shared.send(ticket.id(), &ProxyCommand::WebSocketStart(Box::new(start))).await;
+    sent.map_err(|_| {
+        Box::new(Status::unavailable(format!("the link to cluster {cluster:?} was lost; try again soon")))
+    })?;
+    let (near, far) = tokio::io::duplex(PIPE);
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(0)
+        .max_message_size(Some(LARGEST))
+        .max_frame_size(Some(LARGEST));
+    let mut bridge = JoinSet::new();
+    bridge.spawn(async move {
+        let client = WebSocketStream::from_raw_socket(far, Role::Server, Some(config)).await;
+        Bridge { ticket, channels: Channels::of(&subprotocol) }.run(client).await
+    });
+    Ok((response, Socket { pipe: duplex::Socket::new(near), bridge }))
+}
+
+type Client = WebSocketStream<DuplexStream>;
+
+/// Makes messages of a WebSocket, and the other way round.
+struct Bridge {
+    ticket: Ticket,
+    channels: Channels,
+}
+
+impl Bridge {
+    /// To the end of either side. An error is one of the cluster's side.
+    async fn run(mut self, client: Client) -> io::Result<()> {
+        let (mut sink, stream) = client.split();
+        let (shared, id) = (Arc::clone(&self.ticket.shared), self.ticket.id().to_owned());
+        let ended = tokio::select! {
+            // The end of a session that both sides end is the agent's.
+            biased;
+            ended = self.carry(&mut sink) => ended,
+            left = to_agent(&shared, &id, stream) => {
+                let told = match left {
+                    Err(tungstenite::Error::Capacity(_)) => Some((CloseCode::Size, "a message is larger than 1 MiB")),
+                    Err(tungstenite::Error::Utf8(_)) => Some((CloseCode::Invalid, "a text that is not UTF-8")),
+                    Ok(()) | Err(_) => None,
+                };
+                if let Some((code, reason)) = told {
+                    let frame = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
+                    // One that is gone needs no word.
+                    let _gone = sink.send(Message::Close(Some(frame))).await;
+                }
+                return Ok(());
+            }
+        };
+        // Its last words, and that it is over, where the client can tell.
+        let last = match &ended {
+            Ok(()) => self.channels.conclude(),
+            Err(broken) => self.channels.conclude().or_else(|| self.channels.fail(&broken.to_string())),
+        };
+        if let Some((opcode, bytes)) = last
+            && let Some(message) = message(opcode, bytes)
+            && sink.send(message).await.is_err()
+        {
+            return Ok(());
+        }
+        match ended {
+            Ok(()) if self.channels.is_concluded() => {
+                let frame = CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::from_static("") };
+                // One that is gone needs no word.
+                let _gone = sink.send(Message::Close(Some(frame))).await;
+                Ok(())
+            }
+            // Without a close frame, the session says that this was no proper end.
+            Ok(()) => Ok(()),
+            Err(broken) => Err(io::Error::other(broken)),
+        }
+    }
+
+    /// What the agent sends, to its end.
+    async fn carry(&mut self, sink: &mut SplitSink<Client, Message>) -> Result<(), Broken> {
+        loop {
+            // Its part of the budget is given back once the client's connection has it.
+            let (said, _held) = self.ticket.next().await;
+            let (opcode, bytes) = match said {
+                Said::Message(opcode, bytes) => (opcode, bytes),
+                Said::End => return Ok(()),
+                Said::Broken(broken) => return Err(broken),
+                Said::Head(_) | Said::Whole(..) | Said::Data(_) => return Err(Broken::Order),
+            };
+            // Nothing follows a close frame: what was kept goes before it.
+            let kept = if opcode == Opcode::Close { self.channels.conclude() } else { None };
+            let said = self.channels.take(opcode, bytes);
+            for (opcode, bytes) in kept.into_iter().chain(said.into_iter().flatten()) {
+                let message = message(opcode, bytes)
+                    .ok_or_else(|| Broken::Malformed("a message that no WebSocket can carry".to_owned()))?;
+                tell(sink, message).await;
+            }
+        }
+    }
+}
+
+/// One that takes no more has closed, or is about to go: its own direction ends the session.
+async fn tell(sink: &mut SplitSink<Client, Message>, message: Message) {
+    if sink.send(message).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// What the client sends, to its end.
+async fn to_agent(shared: &Shared, id: &str, mut stream: SplitStream<Client>) -> Result<(), tungstenite::Error> {
+    while let Some(message) = stream.next().await {
+        let (opcode, bytes) = match message? {
+            Message::Text(text) => (Opcode::Text, text.into()),
+            Message::Binary(bytes) => (Opcode::Binary, bytes),
+            // Asked for by the agent. The client's own pings are answered here.
+            Message::Pong(bytes) => (Opcode::Pong, bytes),
+            Message::Close(frame) => (Opcode::Close, frame.map_or_else(Bytes::new, |frame| close_payload(&frame))),
+            Message::Ping(_) | Message::Frame(_) => continue,
+        };
+        let data = ProxyCommand::WebSocketData(WebSocketData::new(id, opcode, &bytes));
+        if shared.send(id, &data).await.is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// None: no WebSocket carries it.
+fn message(opcode: Opcode, bytes: Bytes) -> Option<Message> {
+    /// Of a control frame.
+    const LONGEST: usize = 125;
+    Some(match opcode {
+        Opcode::Text => Message::Text(Utf8Bytes::try_from(bytes).ok()?),
+        Opcode::Binary => Message::Binary(bytes),
+        Opcode::Ping | Opcode::Pong if bytes.len() > LONGEST => return None,
+        Opcode::Ping => Message::Ping(bytes),
+        Opcode::Pong => Message::Pong(bytes),
+        Opcode::Close if bytes.is_empty() => Message::Close(None),
+        Opcode::Close if bytes.len() > LONGEST => return None,
+        Opcode::Close => {
+            let (code, reason) = bytes.split_first_chunk::<2>()?;
+            let code = CloseCode::from(u16::from_be_bytes(*code));
+            let reason = Utf8Bytes::try_from(Bytes::copy_from_slice(reason)).ok()?;
+            if !code.is_allowed() {
+                return None;
+            }
+            Message::Close(Some(CloseFrame { code, reason }))
+        }
+    })
+}
+
+fn close_payload(frame: &CloseFrame) -> Bytes {
+    [&u16::from(frame.code).to_be_bytes()[..], frame.reason.as_bytes()].concat().into()
+}
+
+impl Socket {
+    /// Why the cluster's side ended, once it has; nothing if it just did.
+    fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(match ready!(self.bridge.poll_join_next(cx)) {
+            Some(Ok(ended)) => ended,
+            Some(Err(died)) => Err(io::Error::other(died)),
+            None => Ok(()),
+        })
+    }
+}
+
+impl Duplex for Socket {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+        match ready!(self.pipe.poll_chunk(cx)) {
+            Ok(None) => Poll::Ready(ready!(self.poll_ended(cx)).map(|()| None)),
+            chunk => Poll::Ready(chunk),
+        }
+    }
+
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        match ready!(self.poll_ended(cx)) {
+            Err(error) => Poll::Ready(error),
+            Ok(()) => Poll::Pending,
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.pipe).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.pipe).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.pipe.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.pipe).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.pipe).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,124 @@
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::budget::Budget;
+use super::exchange::{Broken, Exchange, Given, Kind, Said};
+
+/// The exchanges of one link, by id.
+#[derive(Debug)]
+pub struct Table {
+    state: Mutex<State>,
+    /// Exchanges of which the agent has to hear, or the end of the link.
+    news: Notify,
+    most: usize,
+    unread: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Those that somebody waits for, or reads.
+    open: HashMap<Box<str>, Arc<Exchange>>,
+    /// Of those that were open, so that there are never more: the agent is to be told that nobody waits for them.
+    cancelled: VecDeque<(Box<str>, Kind)>,
+    ended: bool,
+}
+
+/// Why there is no place for an exchange.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+pub enum NoPlace {
+    #[error("the link to the cluster has its maximum of {0} requests under way (links.max_streams); try again soon")]
+    Full(usize),
+    #[error("the link to the cluster was lost; try again soon")]
+    Ended,
+}
+
+impl Table {
+    /// For `most` exchanges, of each of which `unread` bytes may wait for its reader.
+    pub fn new(most: usize, unread: usize) -> Self {
+        Self { state: Mutex::default(), news: Notify::new(), most, unread }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn begin(&self, kind: Kind) -> Result<Arc<Exchange>, NoPlace> {
+        let mut state = self.state();
+        if state.ended {
+            return Err(NoPlace::Ended);
+        }
+        if state.open.len() + state.cancelled.len() >= self.most {
+            return Err(NoPlace::Full(self.most));
+        }
+        // So that no agent can guess what another exchange is called, nor one meet what is left of an earlier.
+        let exchange = Exchange::new(format!("{:032x}", rand::random::<u128>()).into(), kind);
+        state.open.insert(exchange.id.clone(), Arc::clone(&exchange));
+        Ok(exchange)
+    }
+
+    /// Leaves `said` to whoever waits for it. False: nobody does.
+    pub fn give(&self, id: &str, said: Said, budget: &Arc<Budget>) -> bool {
+        let Some(exchange) = self.state().open.get(id).cloned() else { return false };
+        match exchange.give(said, self.unread, budget) {
+            Given::Taken | Given::Over { cancel: false } => {}
+            Given::Over { cancel: true } => self.cancel(&exchange),
+            Given::Late => return false,
+        }
+        true
+    }
+
+    /// What the exchange of that id carries, if there is one.
+    pub fn kind(&self, id: &str) -> Option<Kind> {
+        self.state().open.get(id).map(|exchange| exchange.kind)
+    }
+
+    /// Nobody waits for it any more, and the agent says no more of it.
+    pub fn forget(&self, exchange: &Exchange) {
+        self.state().open.remove(&exchange.id);
+    }
+
+    /// The agent is to say no more of it. The second time nothing happens.
+    pub fn cancel(&self, exchange: &Exchange) {
+        let mut state = self.state();
+        if state.open.remove(&exchange.id).is_some() && !state.ended {
+            state.cancelled.push_back((exchange.id.clone(), exchange.kind));
+            self.news.notify_one();
+        }
+    }
+
+    /// The next exchange of which the agent has to hear that nobody waits for it; none once the link has ended.
+    pub async fn cancelled(&self) -> Option<(Box<str>, Kind)> {
+        loop {
+            {
+                let mut state = self.state();
+                if state.ended {
+                    return None;
+                }
+                if let Some(next) = state.cancelled.pop_front() {
+                    return Some(next);
+                }
+            }
+            self.news.notified().await;
+        }
+    }
+
+    pub fn is_idle(&self) -> bool {
+        let state = self.state();
+        state.open.is_empty() && state.cancelled.is_empty()
+    }
+
+    /// Breaks all there are; there will be no more.
+    pub fn end(&self, budget: &Arc<Budget>) {
+        let mut state = self.state();
+        state.ended = true;
+        state.cancelled.clear();
+        let open = std::mem::take(&mut state.open);
+        drop(state);
+        self.news.notify_one();
+        for exchange in open.values() {
+            exchange.give(Said::Broken(Broken::LinkLost), self.unread, budget);
+        }
+    }
+}

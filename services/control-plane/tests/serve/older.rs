@@ -1,0 +1,9 @@
+//! Agents that speak only the published protocol, and what users notice of that.
+
+mod agent;
+mod answers;
+mod limits;
+mod links;
+mod requests;
+mod sockets;
+mod user;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::{Sink, Stream};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::mpsc,
+    sync::{Semaphore, mpsc},
     time::{Instant, Sleep, sleep_until},
 };
 use tokio_tungstenite::{WebSocketStream, tungstenite::Message};
@@ -20,7 +20,7 @@ use crate::{
     closed::Closed,
     closing::Closing,
     config::{Config, LAZY, OUT_LIMIT, Role},
-    link::Link,
+    link::{BULK, Link, Text},
     liveness::Liveness,
     session::Session,
     signals::{LINK, READ, TIMER, WRITE},
@@ -47,7 +47,7 @@ where
     let (control, control_queue) = mpsc::channel(config.control_queue.max(1));
     let (accepted, accept_queue) = mpsc::channel(config.accept_queue.max(1));
 
-    let link = Link { shared: shared.clone(), texts: text_sender };
+    let link = Link { shared: shared.clone(), texts: text_sender, bulk: Arc::new(Semaphore::new(BULK)) };
     let incoming = Incoming {
         control: Control { queue: control_queue, shared: shared.clone() },
         streams: Streams { queue: accept_queue },
@@ -79,7 +79,7 @@ struct Wakers {
 /// The socket and what waits to be written to it.
 pub(crate) struct Io<S> {
     pub(crate) ws: WebSocketStream<Timed<S>>,
-    texts: mpsc::Receiver<String>,
+    texts: mpsc::Receiver<Text>,
     /// Something was given to the WebSocket and is not flushed yet.
     flushing: bool,
     /// The last flush found the socket full.
@@ -325,7 +325,7 @@ where
         let mut bytes = 0;
         let mut any = false;
         while bytes < OUT_LIMIT
-            && let Poll::Ready(Some(text)) = self.texts.poll_recv(cx)
+            && let Poll::Ready(Some(Text { text, .. })) = self.texts.poll_recv(cx)
         {
             any = true;
             bytes += text.len();

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::{
@@ -15,14 +15,35 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Link {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) texts: mpsc::Sender<String>,
+    pub(crate) texts: mpsc::Sender<Text>,
+    /// A permit for each byte of bulk that may wait among the texts.
+    pub(crate) bulk: Arc<Semaphore>,
 }
+
+/// A text message on its way.
+#[derive(Debug)]
+pub(crate) struct Text {
+    pub(crate) text: String,
+    /// Given back when the message is handed to the WebSocket.
+    _bulk: Option<OwnedSemaphorePermit>,
+}
+
+/// Bytes of bulk that may wait among the texts: what comes after it waits no longer than these take.
+pub(crate) const BULK: usize = 256 * 1024;
 
 impl Link {
     /// Queues a text message; waits while the queue is full. It leaves before any stream data that is not yet in the
     /// WebSocket's own buffer.
     pub async fn send(&self, text: String) -> Result<(), Closed> {
-        self.texts.send(text).await.map_err(|_| self.why_closed())
+        self.texts.send(Text { text, _bulk: None }).await.map_err(|_| self.why_closed())
+    }
+
+    /// As [`send`](Self::send), for messages that carry data: waits also while others like it are on their way, so that
+    /// neither their size nor their number delays the messages that keep the link alive. Who waits longest is next.
+    pub async fn send_bulk(&self, text: String) -> Result<(), Closed> {
+        let bytes = u32::try_from(text.len().min(BULK)).unwrap_or(u32::MAX);
+        let permit = Arc::clone(&self.bulk).acquire_many_owned(bytes).await.map_err(|_| self.why_closed())?;
+        self.texts.send(Text { text, _bulk: Some(permit) }).await.map_err(|_| self.why_closed())
     }
 
     /// From now on binary messages are the yamux session; before, they are control messages. The agent calls it

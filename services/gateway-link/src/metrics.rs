@@ -1,9 +1,16 @@
+mod exchanges;
+mod tunnels;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
 use duplex::Relayed;
-use opentelemetry::metrics::Meter;
+use opentelemetry::metrics::{Histogram, Meter};
 use runtime::instruments::Instruments;
+use tokio::time::Instant;
+
+pub use exchanges::{ExchangeMetrics, Unused};
+pub use tunnels::{OpenTunnel, TunnelFailure, TunnelMetrics};
 
 /// What `pipeops_agent_connection_state` shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,12 +41,33 @@ pub struct Metrics {
     accepted_streams: AtomicU64,
     stream_errors: [AtomicU64; 3],
     bytes: [AtomicU64; 2],
+    durations: Option<Histogram<f64>>,
+    pub tcp: Arc<TunnelMetrics>,
+    pub udp: Arc<TunnelMetrics>,
+    pub exchanges: Arc<ExchangeMetrics>,
+}
+
+/// 0.1 s, doubled 14 times.
+fn duration_boundaries() -> Vec<f64> {
+    std::iter::successors(Some(0.1), |seconds| Some(seconds * 2.0)).take(15).collect()
 }
 
 impl Metrics {
     pub fn register(meter: &Meter) -> Arc<Self> {
         let causes = ("type", ["dial_error", "header_error", "copy_error"]);
-        Instruments::of(meter, &Arc::new(Self::default()))
+        let durations = meter
+            .f64_histogram("pipeops_agent_yamux_stream_duration_seconds")
+            .with_description("How long streams were open")
+            .with_boundaries(duration_boundaries())
+            .build();
+        let metrics = Self {
+            durations: Some(durations),
+            tcp: TunnelMetrics::tcp(meter),
+            udp: TunnelMetrics::udp(meter),
+            exchanges: ExchangeMetrics::register(meter),
+            ..Self::default()
+        };
+        Instruments::of(meter, &Arc::new(metrics))
             .gauge("pipeops_agent_connection_state", "0 disconnected, 1 connecting, 2 connected, 3 reconnecting", |m| {
                 &m.state
             })
@@ -86,7 +114,7 @@ impl Metrics {
     pub fn stream_opened(self: &Arc<Self>) -> OpenStream {
         self.accepted_streams.fetch_add(1, Relaxed);
         self.active_streams.fetch_add(1, Relaxed);
-        OpenStream(Arc::clone(self))
+        OpenStream { metrics: Arc::clone(self), since: Instant::now() }
     }
 
     pub fn stream_failed(&self, why: StreamError) {
@@ -105,10 +133,16 @@ impl Metrics {
 
 /// One open stream; counted until dropped.
 #[derive(Debug)]
-pub struct OpenStream(Arc<Metrics>);
+pub struct OpenStream {
+    metrics: Arc<Metrics>,
+    since: Instant,
+}
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
-        self.0.active_streams.fetch_sub(1, Relaxed);
+        self.metrics.active_streams.fetch_sub(1, Relaxed);
+        if let Some(durations) = &self.metrics.durations {
+            durations.record(self.since.elapsed().as_secs_f64(), &[]);
+        }
     }
 }

@@ -114,7 +114,14 @@ fn describe(options: &Options, version: &str, identity: &Identity) -> Register {
     register.agent_version = version.to_owned();
     register.hostname = hostname();
     register.labels.clone_from(&options.agent.labels);
-    register.features = Features { supports_streaming: true, supports_gateway: true, ..Features::default() };
+    register.features = Features {
+        supports_streaming: true,
+        supports_binary_protocol: true,
+        supports_websocket_proxy: true,
+        supports_gateway: true,
+        supports_response_streaming: true,
+        ..Features::default()
+    };
     register.metadata = Some(RegisterMetadata {
         agent_mode: "vm-agent".to_owned(),
         registration_timestamp: protocol::message::Pong::now().timestamp,

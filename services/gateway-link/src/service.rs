@@ -4,6 +4,7 @@ use anyhow::Context as _;
 use bus::Bus;
 use mux::LinkMetrics;
 use runtime::Condition;
+use targets::Names;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
@@ -14,6 +15,7 @@ use crate::metrics::{ConnectionState, Metrics};
 use crate::options::Options;
 use crate::register::identity;
 use crate::session::{Links, STABLE, SessionError};
+use crate::tunnel::Tunnels;
 
 /// A refused token is not tried again as often as a lost connection.
 const REFUSED_RETRY: Duration = Duration::from_secs(60);
@@ -21,14 +23,21 @@ const REFUSED_RETRY: Duration = Duration::from_secs(60);
 /// Keeps a link to the control plane up until shutdown. Fails when the settings cannot be used or the very first attempt is
 /// refused: a wrong token is a mistake to be seen at once, not to be retried.
 pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<()> {
-    let dialer = Dialer::new(&options.pipeops).context("cannot connect to the control plane with these settings")?;
     let bus = Bus::connect(&options.bus, bus::Service::GatewayLink).await.context("cannot use the bus")?;
+    let names = Names::dns(options.tunnels.cluster_domain.as_deref());
+    serve(bus, names, options, context).await
+}
+
+/// [`run`] on a bus that is there already, with Services that have these names.
+pub async fn serve(bus: Bus, names: Names, options: Options, context: runtime::Context) -> anyhow::Result<()> {
+    let dialer = Dialer::new(&options.pipeops).context("cannot connect to the control plane with these settings")?;
     bus.register_metrics(&context.meter);
     let metrics = Metrics::register(&context.meter);
+    let tunnels = Tunnels::new(&options.tunnels, names, metrics.tcp.clone(), metrics.udp.clone());
     metrics.unverified(options.pipeops.tls.insecure_skip_verify);
     let condition = context.health.condition("link");
     let links = Links {
-        forwarder: Forwarder { bus: bus.clone(), tracer: context.tracer.clone(), metrics: metrics.clone() },
+        forwarder: Forwarder { bus: bus.clone(), tracer: context.tracer.clone(), metrics: metrics.clone(), tunnels },
         condition: condition.clone(),
         metrics: LinkMetrics::register(&context.meter, "pipeops_agent"),
         dialer,

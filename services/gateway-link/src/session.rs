@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bus::state::Identity;
 use mux::{CloseCode, Closed, ControlFrame, Incoming, Link, LinkMetrics, Role, Windows};
+use protocol::message::proxied::ProxyCommand;
 use protocol::message::{GatewayHelloAck, GoAway, Pong, ProtocolFallback};
 use protocol::{AgentMessage, ControlMessage};
 use runtime::Condition;
@@ -14,6 +15,7 @@ use crate::dial::{DialError, Dialer};
 use crate::forward::Forwarder;
 use crate::heartbeat::heartbeats;
 use crate::options::Options;
+use crate::proxied::Proxied;
 use crate::register::{RegisterError, Registered, capabilities, register};
 
 /// Everything a link needs that outlives it.
@@ -60,6 +62,7 @@ pub struct Established<'a> {
     registered: Registered,
     tasks: JoinSet<()>,
     streams: JoinSet<()>,
+    proxied: Proxied,
     answered_unknown: HashSet<String>,
 }
 
@@ -99,7 +102,12 @@ impl Links {
                 "the control plane knows this cluster by another name than agent.cluster_name: users reach it by its own"
             );
         }
-        self.condition.not_ready("registered; the control plane has not begun to send requests (gateway_hello)");
+        if registered.tuned {
+            self.condition.not_ready("registered; the control plane has not begun to send requests (gateway_hello)");
+        } else {
+            // A control plane of the published protocol may send requests at once, and need not say that it will.
+            self.condition.ready();
+        }
         tasks.spawn(heartbeats(
             link.clone(),
             pipeops.heartbeat_interval.get(),
@@ -110,6 +118,7 @@ impl Links {
         ));
         Ok(Established {
             links: self,
+            proxied: Proxied::new(link.clone(), &self.forwarder, &self.options.proxied),
             link,
             incoming,
             registered,
@@ -126,6 +135,7 @@ impl Established<'_> {
         let outcome = self.serve_until_closed().await;
         // Streams of a lost link have failed already; none outlives it.
         self.streams.shutdown().await;
+        self.proxied.shutdown().await;
         self.tasks.shutdown().await;
         outcome
     }
@@ -150,9 +160,11 @@ impl Established<'_> {
                     None => return Err(self.link.closed().await.into()),
                 },
                 Some(_ended) = self.streams.join_next(), if !self.streams.is_empty() => {}
+                () = self.proxied.ended() => {}
                 () = &mut drained, if stopping => {
                     tracing::info!(streams = self.streams.len(), "cutting what is left");
                     self.streams.shutdown().await;
+                    self.proxied.shutdown().await;
                     cut = true;
                 }
                 () = shutdown.cancelled(), if !stopping => {
@@ -163,7 +175,7 @@ impl Established<'_> {
                 }
             }
             // A control plane that understands the message closes the link: it may have sent one more request meanwhile.
-            if cut || stopping && self.streams.is_empty() && !self.registered.tuned {
+            if cut || stopping && self.streams.is_empty() && self.proxied.is_idle() && !self.registered.tuned {
                 said_all(&self.link).await;
                 self.link.close(CloseCode::Away, "shutting down");
                 self.link.closed().await;
@@ -173,14 +185,19 @@ impl Established<'_> {
     }
 
     async fn control(&mut self, frame: &ControlFrame) -> Result<(), SessionError> {
-        let Some(text) = frame.as_text() else {
-            tracing::warn!("a binary message before the link carries streams");
-            return Ok(());
+        let text = match (frame.as_text(), frame) {
+            (Some(text), _) => text,
+            (None, ControlFrame::Binary(bytes)) => {
+                self.proxied.binary(bytes);
+                return Ok(());
+            }
+            (None, ControlFrame::Text(_)) => return Ok(()),
         };
         let (request_id, message) = match ControlMessage::parse(text) {
             Ok(parsed) => parsed,
             Err(error) => {
                 tracing::warn!(%error, "unreadable control message");
+                self.proxied.unreadable(text, &error);
                 return Ok(());
             }
         };
@@ -193,9 +210,12 @@ impl Established<'_> {
                 self.links.condition.ready();
             }
             ControlMessage::GatewayHello(_) => {
-                const REASON: &str = "the control plane offers the link without yamux, which carries no requests";
-                tracing::warn!("{REASON}");
-                self.links.condition.not_ready(REASON);
+                tracing::info!("the control plane sends its requests as messages, not in streams");
+                self.links.condition.ready();
+            }
+            ControlMessage::Proxy(command) => {
+                self.links.condition.ready();
+                self.proxied.command(request_id, command);
             }
             ControlMessage::Ping => {
                 let pong = AgentMessage::Pong(Pong::now());
@@ -222,10 +242,11 @@ impl Established<'_> {
         tracing::warn!(kind, "control message of unknown type");
         let known =
             ["register_success", "register_in_progress", "heartbeat_ack", "ping", "pong", "gateway_hello", "error"];
+        let known = known.iter().chain(&ProxyCommand::KINDS);
         self.say(AgentMessage::ProtocolFallback(ProtocolFallback {
             agent_version: self.links.context.version.to_owned(),
             unknown_type: kind,
-            supported_types: known.iter().map(ToString::to_string).collect(),
+            supported_types: known.map(ToString::to_string).collect(),
             timestamp: Pong::now().timestamp,
             protocol_version: "1.0".to_owned(),
             ..ProtocolFallback::default()

@@ -75,11 +75,7 @@ pub struct Services {
 
 impl Default for Services {
     fn default() -> Self {
-        Self {
-            access: targets::Access::default(),
-            cluster_domain: None,
-            connection_timeout: Duration::from_secs(10),
-        }
+        Self { access: targets::Access::default(), cluster_domain: None, connection_timeout: Duration::from_secs(10) }
     }
 }
 

@@ -118,8 +118,7 @@ impl Services {
             span.fail(error_text(error));
         }
         let recording = span.is_recording();
-        let watch =
-            Watch { spans: recording.then(|| Box::new(Spans { api: None, request: span })), active };
+        let watch = Watch { spans: recording.then(|| Box::new(Spans { api: None, request: span })), active };
         match outcome {
             Ok(Reply::Response(mut response)) => {
                 watch.active.answered(response.status());

@@ -30,6 +30,8 @@ pub(crate) struct Text {
 
 /// Bytes of bulk that may wait among the texts: what comes after it waits no longer than these take.
 pub(crate) const BULK: usize = 256 * 1024;
+/// What the smallest message counts as, so that bulk never takes all places of the queue.
+const LEAST: usize = 4 * 1024;
 
 impl Link {
     /// Queues a text message; waits while the queue is full. It leaves before any stream data that is not yet in the
@@ -41,7 +43,7 @@ impl Link {
     /// As [`send`](Self::send), for messages that carry data: waits also while others like it are on their way, so that
     /// neither their size nor their number delays the messages that keep the link alive. Who waits longest is next.
     pub async fn send_bulk(&self, text: String) -> Result<(), Closed> {
-        let bytes = u32::try_from(text.len().min(BULK)).unwrap_or(u32::MAX);
+        let bytes = u32::try_from(text.len().clamp(LEAST, BULK)).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.bulk).acquire_many_owned(bytes).await.map_err(|_| self.why_closed())?;
         self.texts.send(Text { text, _bulk: Some(permit) }).await.map_err(|_| self.why_closed())
     }
@@ -51,6 +53,11 @@ impl Link {
     /// call decides about the windows.
     pub fn start_streams(&self, windows: Windows) {
         self.shared.start(windows);
+    }
+
+    /// Whether binary messages are the yamux session.
+    pub fn carries_streams(&self) -> bool {
+        self.shared.is_started()
     }
 
     /// Opens a stream. Costs no bytes on the link: the peer learns of it with the first write. Waits while the peer

@@ -127,7 +127,8 @@ mod tests {
 
     #[test]
     fn the_domain_is_what_the_kubelet_says() {
-        let conf = "nameserver 10.96.0.10\nsearch shop.svc.corp.example svc.corp.example corp.example lan\noptions ndots:5";
+        let conf =
+            "nameserver 10.96.0.10\nsearch shop.svc.corp.example svc.corp.example corp.example lan\noptions ndots:5";
         assert_eq!(search_domain(conf).as_deref(), Some("corp.example"));
         assert_eq!(search_domain("nameserver 1.1.1.1\nsearch lan\n"), None);
         assert_eq!(search_domain("searching svc.x\n"), None);

@@ -17,7 +17,9 @@ pub struct Pattern {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} names no Services: expected namespace/service or namespace/service:port, \"*\" for any, such as \"shop/*:80\"")]
+#[error(
+    "{text:?} names no Services: expected namespace/service or namespace/service:port, \"*\" for any, such as \"shop/*:80\""
+)]
 pub struct ParsePatternError {
     text: String,
 }
@@ -156,7 +158,8 @@ mod tests {
 
     #[test]
     fn what_can_name_no_service_is_refused() {
-        for bad in ["", "*", "a", "a/", "/b", "a/b:", "a/b:0", "a/b:65536", "a/b:+1", "A/b", "a/b.c", "a/b/c", "a b/c"] {
+        for bad in ["", "*", "a", "a/", "/b", "a/b:", "a/b:0", "a/b:65536", "a/b:+1", "A/b", "a/b.c", "a/b/c", "a b/c"]
+        {
             assert!(bad.parse::<Pattern>().is_err(), "{bad}");
         }
         assert_eq!("a/*:80".parse::<Pattern>().unwrap().to_string(), "a/*:80");

@@ -92,7 +92,10 @@ pub async fn run(
         replies.send(&ProxyReply::Whole(Box::new(whole))).await?;
     }
     let broken = |error: std::io::Error| Failure::said(format!("the WebSocket to {} broke: {error}", route.name()));
-    upgraded.io.write_all(&head_data).await.map_err(broken)?;
+    if !head_data.is_empty() {
+        upgraded.io.write_all(&head_data).await.map_err(&broken)?;
+        upgraded.io.flush().await.map_err(&broken)?;
+    }
     carry(upgraded, uses_channels(&response), &route, &mut outlet, replies).await
 }
 

@@ -107,7 +107,8 @@ impl Forwarder {
             (StreamKind::Tcp | StreamKind::Udp, Some(target)) => {
                 let Opened { header, stream, first, answers } = opened;
                 let mut span = self.tracer.start("link.tunnel", SpanKind::Server, header.traceparent.as_ref());
-                let carried = self.tunnels.carry(&header, target, stream, first, answers).await;
+                let report = |carried| self.metrics.copied(carried);
+                let carried = self.tunnels.carry(&header, target, stream, first, answers, report).await;
                 if let Err(error) = &carried {
                     span.fail(error.to_string());
                 }

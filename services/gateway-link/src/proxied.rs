@@ -50,6 +50,8 @@ use websocket::{FromClient, Opening};
 
 /// Short answers that wait for a full link; above it the control plane does not read, and the link is given up.
 const OUTBOX: usize = 256;
+/// Longest id of an exchange, tunnel or client, in bytes: they are kept as long as the exchange is.
+const MAX_NAME: usize = 512;
 const SWEEP: Duration = Duration::from_secs(20);
 /// For exchanges to say that they end because the agent does.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -389,6 +391,9 @@ impl Proxied {
             return self.metrics.unused(Unused::Malformed);
         };
         let UdpTunnelData { tunnel_id, client_addr, client_port, data, .. } = datagram;
+        if tunnel_id.len() > MAX_NAME || client_addr.len() > MAX_NAME {
+            return self.metrics.unused(Unused::Malformed);
+        }
         let session = Session { tunnel_id, client_addr, client_port, target };
         if let Some(arrived) = self.sessions.get(&session) {
             for _ in 0..arrived.push(data.0) {
@@ -449,9 +454,10 @@ impl Proxied {
 
     /// Whether an exchange may begin under this id; if not, that was said.
     fn admits(&mut self, id: &RequestId) -> bool {
-        if id.is_empty() {
+        if id.is_empty() || id.len() > MAX_NAME {
             self.metrics.unused(Unused::Malformed);
-            self.refuse(id, "a start without an id (request_id or stream_id)".to_owned());
+            let error = format!("an id of {} bytes (request_id or stream_id): 1 to {MAX_NAME} are taken", id.len());
+            self.say(None, &ProxyReply::Error(Abort::new(error)));
             return false;
         }
         if self.exchanges.contains_key(id) {

@@ -13,7 +13,7 @@ mod udp;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use duplex::Socket;
+use duplex::{Duplex as _, Relayed, Socket};
 use exchange::Upgraded;
 use mux::MuxStream;
 use protocol::stream::StreamAnswer;
@@ -135,7 +135,7 @@ impl Tunnels {
     }
 
     /// Carries a stream of kind `tcp` or `udp` to its end. `answers`: its header has version 2, so it is told whether there
-    /// is a connection; a stream of version 1 is reset when there is none.
+    /// is a connection; a stream of version 1 is reset when there is none. `report` is told what the stream has carried.
     pub async fn carry(
         &self,
         header: &StreamHeader,
@@ -143,16 +143,17 @@ impl Tunnels {
         stream: MuxStream,
         first: Bytes,
         answers: bool,
+        report: impl Fn(Relayed) + Send,
     ) -> Result<(), CarryError> {
         let mut stream = Upgraded { io: stream, read_ahead: first };
         if header.kind == StreamKind::Udp {
             let tunnel = dial(self.connect_udp(&target), &mut stream.io).await?;
             let tunnel = answer(tunnel, &target, &mut stream.io, answers).await?;
-            return udp::carry(tunnel, stream, answers, &self.options.udp).await.map_err(CarryError::Link);
+            return udp::carry(tunnel, stream, answers, &self.options.udp, report).await.map_err(CarryError::Link);
         }
         let tunnel = dial(self.connect_tcp(&target), &mut stream.io).await?;
         let tunnel = answer(tunnel, &target, &mut stream.io, answers).await?;
-        tcp::carry(tunnel, stream, &target, self.options.tcp.idle_timeout.get()).await
+        tcp::carry(tunnel, stream, &target, self.options.tcp.idle_timeout.get(), report).await
     }
 }
 
@@ -161,7 +162,6 @@ async fn dial<S>(
     dialling: impl Future<Output = Result<Tunnel<S>, TunnelError>>,
     stream: &mut MuxStream,
 ) -> Result<Result<Tunnel<S>, TunnelError>, CarryError> {
-    use duplex::Duplex as _;
     tokio::select! {
         dialled = dialling => Ok(dialled),
         gone = std::future::poll_fn(|cx| stream.poll_reset(cx)) => Err(CarryError::Link(gone)),

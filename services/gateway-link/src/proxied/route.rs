@@ -37,9 +37,14 @@ pub enum RouteError {
         "{0:?} is not a path of a WebSocket of the Kubernetes API: it has to begin as one, without \"%\", \"\\\" and \"..\""
     )]
     StreamPath(String),
+    #[error("path and headers have {0} bytes, {MAX_HEAD} are taken")]
+    Head(usize),
     #[error(transparent)]
     Content(#[from] ContentError),
 }
+
+/// Largest head of a request, in bytes; our hops take no larger one.
+const MAX_HEAD: usize = 256 * 1024;
 
 /// What the API server serves; all else of a cluster is behind Services.
 const KUBE: [&str; 7] = ["/api", "/apis", "/healthz", "/readyz", "/livez", "/version", "/openapi"];
@@ -117,7 +122,13 @@ pub fn request(
         method => Method::from_bytes(method.as_bytes()).map_err(|_| RouteError::Method(cut(method)))?,
     };
     *request.uri_mut() = uri(path, query)?;
-    *request.headers_mut() = prepare(headers.to_map()?, route);
+    let headers = headers.to_map()?;
+    let fields = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>();
+    let size = fields + path.len() + query.len();
+    if size > MAX_HEAD {
+        return Err(RouteError::Head(size));
+    }
+    *request.headers_mut() = prepare(headers, route);
     Ok(request)
 }
 

@@ -22,6 +22,9 @@ pub struct Session {
     pub target: Target,
 }
 
+/// A datagram on its way to the link, which may be full.
+type Sending = Pin<Box<dyn Future<Output = Result<(), Closed>> + Send>>;
+
 /// Datagrams from the client that were not sent on yet.
 #[derive(Debug)]
 pub struct Arrived {
@@ -82,7 +85,7 @@ impl Session {
         let options = &tunnels.options.udp;
         let idle = Idle::new(options.session_timeout.get());
         let mut to_client = DatagramQueue::new(options.buffer_size);
-        let mut sending: Option<Pin<Box<dyn Future<Output = Result<(), Closed>> + Send>>> = None;
+        let mut sending: Option<Sending> = None;
         loop {
             if sending.is_none()
                 && let Some(datagram) = to_client.pop()
@@ -121,7 +124,7 @@ impl Session {
     }
 }
 
-async fn sent(sending: &mut Option<Pin<Box<dyn Future<Output = Result<(), Closed>> + Send>>>) -> Result<(), Closed> {
+async fn sent(sending: &mut Option<Sending>) -> Result<(), Closed> {
     match sending {
         Some(sending) => sending.await,
         None => std::future::pending().await,

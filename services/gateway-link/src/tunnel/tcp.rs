@@ -1,7 +1,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use duplex::{Broken, Socket, relay};
+use duplex::{Broken, Relayed, Socket, relay};
 use exchange::Upgraded;
 use mux::MuxStream;
 use protocol::Target;
@@ -49,6 +49,7 @@ pub(super) async fn carry(
     stream: Upgraded<MuxStream>,
     target: &Target,
     idle_timeout: Duration,
+    report: impl Fn(Relayed),
 ) -> Result<(), CarryError> {
     let Tunnel { socket, open, _place } = tunnel;
     let idle = Idle::new(idle_timeout);
@@ -56,6 +57,7 @@ pub(super) async fn carry(
         idle.moved();
         open.incoming(carried.from_left);
         open.outgoing(carried.from_right);
+        report(carried);
     });
     tokio::select! {
         ended = carrying => ended.map_err(|broken| match broken {

@@ -3,7 +3,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use duplex::Duplex;
+use duplex::{Duplex, Relayed};
 use exchange::Upgraded;
 use mux::MuxStream;
 use protocol::stream::{Datagrams, put_datagram};
@@ -25,6 +25,7 @@ pub(super) async fn carry(
     stream: Upgraded<MuxStream>,
     framed: bool,
     options: &UdpTunnels,
+    report: impl Fn(Relayed),
 ) -> io::Result<()> {
     let Tunnel { socket, open, _place } = tunnel;
     let idle = Idle::new(options.session_timeout.get());
@@ -39,7 +40,7 @@ pub(super) async fn carry(
         writing: Bytes::new(),
     };
     let carried = tokio::select! {
-        carried = std::future::poll_fn(|cx| session.poll(cx, &idle)) => Some(carried),
+        carried = std::future::poll_fn(|cx| session.poll(cx, &idle, &report)) => Some(carried),
         () = idle.too_long() => None,
     };
     match carried {
@@ -66,16 +67,19 @@ struct Session {
 
 impl Session {
     /// Resolves at the end of the stream.
-    fn poll(&mut self, cx: &mut Context<'_>, idle: &Idle) -> Poll<io::Result<()>> {
+    fn poll(&mut self, cx: &mut Context<'_>, idle: &Idle, report: &impl Fn(Relayed)) -> Poll<io::Result<()>> {
         for _ in 0..TURN {
             let mut moved = self.poll_receive(cx);
-            moved |= self.poll_write(cx)?;
+            let written = self.poll_write(cx)?;
+            moved |= written > 0;
             moved |= self.poll_send(cx);
+            let mut arrived = 0;
             // The stream's window holds back a client that sends more than the Service's socket takes.
             if self.to_service.is_empty() {
                 match self.stream.poll_chunk(cx) {
                     Poll::Ready(Ok(Some(chunk))) => {
                         self.arrive(&chunk);
+                        arrived = chunk.len();
                         moved = true;
                     }
                     Poll::Ready(Ok(None)) => return Poll::Ready(Ok(())),
@@ -88,6 +92,7 @@ impl Session {
             if !moved {
                 return Poll::Pending;
             }
+            report(Relayed { from_left: arrived as u64, from_right: written as u64 });
             idle.moved();
         }
         cx.waker().wake_by_ref();
@@ -112,11 +117,11 @@ impl Session {
         }
     }
 
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
-        let mut moved = false;
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> io::Result<usize> {
+        let mut total = 0;
         loop {
             if self.writing.is_empty() {
-                let Some(datagram) = self.to_client.pop() else { return Ok(moved) };
+                let Some(datagram) = self.to_client.pop() else { return Ok(total) };
                 self.writing = if self.framed { framed(&datagram) } else { datagram };
                 if self.writing.is_empty() {
                     continue;
@@ -125,9 +130,9 @@ impl Session {
             match Pin::new(&mut self.stream).poll_write(cx, &self.writing)? {
                 Poll::Ready(written) => {
                     self.writing.advance(written.min(self.writing.len()));
-                    moved = true;
+                    total += written;
                 }
-                Poll::Pending => return Ok(moved),
+                Poll::Pending => return Ok(total),
             }
         }
     }

@@ -1,10 +1,22 @@
 {{- define "proxy-executor.service" -}}
 {{- $rbac := .values.rbac -}}
+{{- $services := .root.Values.agent.services -}}
 bus: true
 kubernetes: true
 env:
   PIPEOPS_RBAC_MODE: {{ $rbac.mode }}
   PIPEOPS_POLICY_ALLOW_SYSTEM_IDENTITIES: {{ .values.policy.allowSystemIdentities | quote }}
+  PIPEOPS_SERVICES_ALLOW: {{ join "," $services.allow | quote }}
+  PIPEOPS_SERVICES_DENY: {{ join "," $services.deny | quote }}
+  {{- with $services.clusterDomain }}
+  PIPEOPS_SERVICES_CLUSTER_DOMAIN: {{ . | quote }}
+  {{- end }}
+{{- if $services.allow }}
+# The pods behind Services, on whatever ports they listen; which Services that may be is decided by the process (agent.services).
+egress:
+  - to:
+      - namespaceSelector: {}
+{{- end }}
 {{- if eq $rbac.mode "impersonate" }}
 {{- $constrained := $rbac.impersonate.constrained }}
 clusterRules:

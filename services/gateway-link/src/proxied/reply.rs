@@ -61,15 +61,18 @@ impl Replies {
     }
 
     /// Waits while the link is full: that is what holds back whoever produces it.
-    pub async fn send(&self, reply: &ProxyReply) -> Result<(), Closed> {
-        self.link.send_bulk(reply.encode(Some(&self.id))).await
+    pub async fn send(&self, reply: ProxyReply) -> Result<(), Closed> {
+        let text = reply.encode(Some(&self.id));
+        // Only one copy waits.
+        drop(reply);
+        self.link.send_bulk(text).await
     }
 
     /// A piece of data in parts, each the message that `of` makes of it.
     pub async fn send_parts(&self, mut data: Bytes, of: impl Fn(Bytes) -> ProxyReply) -> Result<(), Closed> {
         while !data.is_empty() {
             let part = data.split_to(data.len().min(CHUNK));
-            self.send(&of(part)).await?;
+            self.send(of(part)).await?;
         }
         Ok(())
     }
@@ -81,12 +84,12 @@ impl Replies {
             data.request_id = Some(self.id.to_string());
             data.message_type = Some(opcode as u8);
         }
-        self.send(&ProxyReply::WebSocketData(data)).await
+        self.send(ProxyReply::WebSocketData(data)).await
     }
 
     /// The WebSocket's end, and the reason if it is not its own.
     pub async fn websocket_close(&self, error: Option<String>) -> Result<(), Closed> {
-        self.send(&ProxyReply::WebSocketClose(WebSocketClose { stream_id: self.id.to_string(), error })).await
+        self.send(ProxyReply::WebSocketClose(WebSocketClose { stream_id: self.id.to_string(), error })).await
     }
 
     /// The last word of an exchange that failed.
@@ -105,6 +108,6 @@ impl Replies {
             let request_id = self.is(Form::Opening).then(|| self.id.to_string());
             ProxyReply::Error(Abort { request_id, ..Abort::new(error) })
         };
-        self.send(&reply).await
+        self.send(reply).await
     }
 }

@@ -16,7 +16,7 @@ use protocol::message::proxied::{Encoding, Headers, ProxyReply, ResponseChunk, R
 use tokio::time::timeout;
 
 use super::failure::Failure;
-use super::inbox::{Budget, Outlet};
+use super::inbox::{Budget, Outlet, Taken};
 use super::reply::{Form, Replies};
 use super::route::Route;
 use super::upstream::Upstream;
@@ -103,37 +103,35 @@ pub async fn answer(
         Mode::Streamed => {
             // Before it is sent: what is being sent cannot be taken back.
             replies.becomes(Form::Answer);
-            replies.send(&ProxyReply::Head(ResponseHead { status, headers })).await?;
+            replies.send(ProxyReply::Head(ResponseHead { status, headers })).await?;
             while let Some(frame) = body.frame().await {
                 if let Ok(data) = frame.map_err(cut)?.into_data() {
                     replies.send_parts(data, |part| ProxyReply::Chunk(ResponseChunk::new(part))).await?;
                 }
             }
-            replies.send(&ProxyReply::End).await?;
+            replies.send(ProxyReply::End).await?;
         }
         Mode::Whole { max } => {
-            let body = collect(body, route, max, budget, cut).await?;
+            let (body, _held) = collect(body, route, max, budget, cut).await?;
             let encoded = (!body.is_empty()).then(|| STANDARD.encode(&body));
             let encoding = encoded.is_some().then_some(Encoding::Base64);
             drop(body);
             let whole = WholeResponse { status, headers, body: encoded, encoding };
-            replies.send(&ProxyReply::Whole(Box::new(whole))).await?;
+            replies.send(ProxyReply::Whole(Box::new(whole))).await?;
         }
     }
     Ok(())
 }
 
+/// The whole body, and its part of the budget, which is to be kept until it was sent.
 async fn collect(
     mut body: exchange::Body<BusStream>,
     route: &Route,
     max: usize,
     budget: &Budget,
     cut: impl Fn(exchange::Error) -> Failure,
-) -> Result<BytesMut, Failure> {
+) -> Result<(BytesMut, Taken), Failure> {
     let mut collected = BytesMut::new();
-    let full = || {
-        Failure::said("as many bytes wait on this link as may (proxied.waiting_total of gateway-link); try again later")
-    };
     let mut taken = budget.take(0).ok_or_else(full)?;
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(&cut)?.into_data() else { continue };
@@ -149,7 +147,12 @@ async fn collect(
         }
         collected.extend_from_slice(&data);
     }
-    Ok(collected)
+    Ok((collected, taken))
+}
+
+/// Nothing more may wait on this link for the moment.
+pub fn full() -> Failure {
+    Failure::said("as many bytes wait on this link as may (proxied.waiting_total of gateway-link); try again later")
 }
 
 /// What the head of a request says about its body's length, taken out of it: the body that comes counts.

@@ -70,7 +70,7 @@ pub async fn run(
                         continue;
                     }
                     let data = TcpTunnelData { data: bytes.freeze().into(), direction: Some(FROM_AGENT.to_owned()) };
-                    replies.send(&ProxyReply::TcpData(data)).await.map_err(|_| Broken::Link)?;
+                    replies.send(ProxyReply::TcpData(data)).await.map_err(|_| Broken::Link)?;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(error) => return Err(Broken::Service(error)),
@@ -118,7 +118,7 @@ pub async fn run(
         duration_ms: Some(duration),
         error,
     };
-    Ok(replies.send(&ProxyReply::TcpClose(close)).await?)
+    Ok(replies.send(ProxyReply::TcpClose(close)).await?)
 }
 
 enum Broken {
@@ -130,5 +130,5 @@ enum Broken {
 pub async fn refuse(replies: &Replies, error: String) -> Result<(), Failure> {
     let reason = "connection_failed".to_owned();
     let close = TcpTunnelClose { reason, error: Some(error), ..TcpTunnelClose::default() };
-    Ok(replies.send(&ProxyReply::TcpClose(close)).await?)
+    Ok(replies.send(ProxyReply::TcpClose(close)).await?)
 }

@@ -28,12 +28,14 @@ use tokio_tungstenite::tungstenite::{Error as SocketError, Message, Utf8Bytes, e
 use super::failure::Failure;
 use super::inbox::{Budget, Outlet};
 use super::reply::{Form, Replies};
-use super::request::{Mode, answer};
+use super::request::{Mode, answer, full};
 use super::route::Route;
 use super::upstream::Upstream;
 
 /// Largest message that is taken from the cluster; the existing agent's limit.
 const MAX_MESSAGE: usize = 1 << 20;
+/// A message of more bytes is counted among those that wait.
+const LARGE: usize = 64 * 1024;
 /// Once the client is gone, for what it has sent before to be taken, and for the other side's farewell.
 const CLOSING: Duration = Duration::from_secs(5);
 /// Of an error of the API server, what is repeated.
@@ -89,14 +91,14 @@ pub async fn run(
     if application {
         let whole =
             WholeResponse { status: 101, headers: Headers::from(response.headers()), body: None, encoding: None };
-        replies.send(&ProxyReply::Whole(Box::new(whole))).await?;
+        replies.send(ProxyReply::Whole(Box::new(whole))).await?;
     }
     let broken = |error: std::io::Error| Failure::said(format!("the WebSocket to {} broke: {error}", route.name()));
     if !head_data.is_empty() {
         upgraded.io.write_all(&head_data).await.map_err(&broken)?;
         upgraded.io.flush().await.map_err(&broken)?;
     }
-    carry(upgraded, uses_channels(&response), &route, &mut outlet, replies).await
+    carry(upgraded, uses_channels(&response), &route, &mut outlet, budget, replies).await
 }
 
 /// The request with what makes it a WebSocket's, and its key.
@@ -177,6 +179,7 @@ async fn carry(
     channels: bool,
     route: &Route,
     outlet: &mut Outlet<FromClient>,
+    budget: &Budget,
     replies: &Replies,
 ) -> Result<(), Failure> {
     let config = WebSocketConfig::default()
@@ -217,6 +220,9 @@ async fn carry(
                 }
             };
             if !gone.load(Relaxed) {
+                // Of many WebSockets that wait for the link, large messages would be more than may wait.
+                let size = message.len();
+                let _held = if size > LARGE { Some(budget.take(size).ok_or_else(full)?) } else { None };
                 to_client(&message, replies).await?;
             }
         }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ pub struct Backend {
     pub say: mpsc::Sender<Bytes>,
     /// Lets the oldest upload that is not read be read.
     pub read: Arc<Notify>,
+    /// Bytes that `flood` has given away.
+    pub flooded: Arc<AtomicUsize>,
     _running: JoinSet<()>,
 }
 
@@ -48,6 +51,7 @@ struct Server {
     events: mpsc::Sender<Event>,
     says: Says,
     read: Arc<Notify>,
+    flooded: Arc<AtomicUsize>,
 }
 
 impl Backend {
@@ -57,7 +61,9 @@ impl Backend {
         let (events, seen) = mpsc::channel(1024);
         let (say, says) = mpsc::channel(1024);
         let read = Arc::new(Notify::new());
-        let server = Server { events, says: Arc::new(Mutex::new(says)), read: Arc::clone(&read) };
+        let flooded = Arc::new(AtomicUsize::new(0));
+        let says = Arc::new(Mutex::new(says));
+        let server = Server { events, says, read: Arc::clone(&read), flooded: Arc::clone(&flooded) };
         let mut running = JoinSet::new();
         running.spawn(async move {
             let mut connections = JoinSet::new();
@@ -65,7 +71,7 @@ impl Backend {
                 connections.spawn(server.clone().connection(tcp));
             }
         });
-        Self { address, events: seen, say, read, _running: running }
+        Self { address, events: seen, say, read, flooded, _running: running }
     }
 
     /// Waits for an event; others before it are passed over.
@@ -129,6 +135,7 @@ impl Server {
                 let body = Watch { says: Arc::clone(&self.says), ended: Ended(self.events.clone(), path) };
                 Response::new(body.boxed_unsync())
             }
+            "flood" => Response::new(Flood(Arc::clone(&self.flooded)).boxed_unsync()),
             // Never answers. Reads nothing before it is told to; that a client is gone shows only then.
             "stuck" => {
                 let _ended = Ended(self.events.clone(), path);
@@ -227,5 +234,19 @@ impl Body for Watch {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let mut says = self.says.try_lock().expect("one watch at a time");
         says.poll_recv(cx).map(|said| said.map(|bytes| Ok(Frame::data(bytes))))
+    }
+}
+
+/// As much as is taken, and counts it.
+struct Flood(Arc<AtomicUsize>);
+
+impl Body for Flood {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        static PIECE: [u8; 16 * 1024] = [7; 16 * 1024];
+        self.0.fetch_add(PIECE.len(), Relaxed);
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(&PIECE)))))
     }
 }

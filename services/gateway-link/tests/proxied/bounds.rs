@@ -101,7 +101,34 @@ async fn there_are_no_more_exchanges_than_may_be() {
     assert_eq!(control_plane.of("r4").await.kind, "proxy_response");
 }
 
-/// The agent's answers wait for a control plane that does not read; what it sends meanwhile is still taken in.
+/// What nobody reads waits where it comes from.
+#[tokio::test]
+async fn an_answer_without_end_waits_for_a_control_plane_that_does_not_read() {
+    let (mut control_plane, api) = cluster_with(&[], Settings::default()).await;
+    for id in ["r1", "r2", "r3"] {
+        control_plane.request(id, &format!(r#""path":"/api/v1/flood",{TOKEN},{STREAMED}"#)).await;
+        assert_eq!(control_plane.of(id).await.kind, "proxy_response_header");
+    }
+    let mut last = usize::MAX;
+    let mut looks = 0;
+    while looks < 20 {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        let now = api.flooded.load(std::sync::atomic::Ordering::Relaxed);
+        looks = if now == last { looks + 1 } else { 0 };
+        last = now;
+        assert!(now < 64 << 20, "{now} bytes were taken for nobody");
+    }
+    // And it goes on, each of them, with a ping between.
+    control_plane.ping("behind what waited").await;
+    for id in ["r1", "r2", "r3"] {
+        for _ in 0..300 {
+            assert_eq!(control_plane.of(id).await.kind, "proxy_response_chunk");
+        }
+        control_plane.send("proxy_cancel", id, "{}").await;
+    }
+    control_plane.ping("after all of it").await;
+}
+
 #[tokio::test]
 async fn many_answers_at_once_are_each_complete() {
     let (mut control_plane, _api) = cluster_with(&[], Settings::default()).await;

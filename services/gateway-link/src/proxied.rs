@@ -49,7 +49,7 @@ use upstream::Upstream;
 use websocket::{FromClient, Opening};
 
 /// Short answers that wait for a full link; above it the control plane does not read, and the link is given up.
-const OUTBOX: usize = 256;
+const OUTBOX: usize = 4096;
 /// Longest id of an exchange, tunnel or client, in bytes: they are kept as long as the exchange is.
 const MAX_NAME: usize = 512;
 const SWEEP: Duration = Duration::from_secs(20);
@@ -119,7 +119,7 @@ impl Proxied {
         let (to, swept) = (link.clone(), Arc::clone(&upstream));
         tasks.spawn(async move {
             while let Some(text) = waiting.recv().await
-                && to.send(text).await.is_ok()
+                && to.send_bulk(text).await.is_ok()
             {}
         });
         tasks.spawn(async move {

@@ -213,10 +213,7 @@ impl Established<'_> {
                 tracing::info!("the control plane sends its requests as messages, not in streams");
                 self.links.condition.ready();
             }
-            ControlMessage::Proxy(command) => {
-                self.links.condition.ready();
-                self.proxied.command(request_id, command);
-            }
+            ControlMessage::Proxy(command) => self.proxied.command(request_id, command),
             ControlMessage::Ping => {
                 let pong = AgentMessage::Pong(Pong::now());
                 let request_id = request_id.as_ref().map(protocol::RequestId::as_str);

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Uri};
 use protocol::message::proxied::{ContentError, Headers, ProxyRequest};
@@ -137,8 +137,7 @@ fn prepare(mut headers: HeaderMap, route: &Route) -> HeaderMap {
     identity::strip_ours(&mut headers);
     hop::strip_hop_by_hop(&mut headers);
     headers.remove(header::EXPECT);
-    let forwarded = HeaderName::from_static("x-forwarded-host");
-    let given = headers.remove(header::HOST).or_else(|| headers.get(forwarded).cloned());
+    let given = headers.remove(header::HOST);
     let host = match route {
         Route::Kube => HeaderValue::from_static("kubernetes"),
         Route::Service(HttpTarget { target, .. }) => given.unwrap_or_else(|| {
@@ -185,6 +184,7 @@ fn cut(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderName;
     use proptest::prelude::*;
 
     use super::*;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use bus::state::{GetIdentity, Identity, SaveRegistration};
-use bus::{LocalBus, Service, Serving};
+use bus::{Bus, LocalBus, Service, Serving};
 use gateway_link::{Options, PipeOps};
 use protocol::{AgentId, Secret};
 use runtime::Context;
@@ -34,7 +34,20 @@ impl Agent {
         settings: Settings,
     ) -> Self {
         let local = LocalBus::new();
-        let keeper = keeper(&local).await;
+        let buses =
+            [Service::StateKeeper, Service::ProxyExecutor, Service::GatewayLink].map(|service| local.bus(service));
+        Self::on(buses, control_plane, api_server, services, settings).await
+    }
+
+    /// The same with these ends of a bus: state-keeper's, proxy-executor's and gateway-link's.
+    pub async fn on(
+        [keeper_bus, executor_bus, link_bus]: [Bus; 3],
+        control_plane: SocketAddr,
+        api_server: SocketAddr,
+        services: &[(&str, SocketAddr)],
+        settings: Settings,
+    ) -> Self {
+        let keeper = keeper(&keeper_bus).await;
         let names = Names::table(services.iter().map(|(name, address)| ((*name).to_owned(), *address)));
         let mut executor = settings.executor;
         executor.kubernetes.server.api_url = Some(format!("http://{api_server}"));
@@ -47,17 +60,16 @@ impl Agent {
             ..settings.link
         };
         let mut running = JoinSet::new();
-        let (bus, context) = (local.bus(Service::ProxyExecutor), Context::detached("proxy-executor"));
-        running.spawn(proxy_executor::serve(bus, names.clone(), executor, context));
+        let context = Context::detached("proxy-executor");
+        running.spawn(proxy_executor::serve(executor_bus, names.clone(), executor, context));
         let context = Context::detached("gateway-link");
         let stop = context.shutdown.clone();
-        running.spawn(gateway_link::serve(local.bus(Service::GatewayLink), names, link, context));
+        running.spawn(gateway_link::serve(link_bus, names, link, context));
         Self { _keeper: keeper, _services: running, stop }
     }
 }
 
-async fn keeper(local: &LocalBus) -> (Serving, Serving) {
-    let bus = local.bus(Service::StateKeeper);
+async fn keeper(bus: &Bus) -> (Serving, Serving) {
     let fresh = Identity { agent_id: AgentId::new("agent-1").unwrap(), cluster_id: None, gateway_ws_url: None };
     let identity = Arc::new(Mutex::new(fresh));
     let asked = Arc::clone(&identity);

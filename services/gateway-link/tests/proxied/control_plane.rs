@@ -70,6 +70,11 @@ impl ControlPlane {
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let agent = Agent::start(listener.local_addr().unwrap(), api_server, services, settings).await;
+        Self::accept(listener, agent).await
+    }
+
+    /// Registers the agent that connects.
+    pub async fn accept(listener: TcpListener, agent: Agent) -> Self {
         let (tcp, _) = listener.accept().await.unwrap();
         // What the agent sends is then held back soon, when a test does not read it.
         let config = WebSocketConfig::default().max_message_size(Some(64 << 20)).max_frame_size(Some(64 << 20));
@@ -169,6 +174,13 @@ impl ControlPlane {
     pub async fn is_silent_about(&mut self, id: &str) -> bool {
         self.ping("silence").await;
         !self.kept.iter().any(|got| got.id == id)
+    }
+
+    /// The next message of this exchange, which is there afterwards too.
+    pub async fn peek(&mut self, id: &str) -> Got {
+        let got = self.of(id).await;
+        self.kept.insert(0, got.clone());
+        got
     }
 
     /// A message of this exchange that has come already.

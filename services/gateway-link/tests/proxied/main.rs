@@ -13,7 +13,14 @@ mod backend;
 mod bodies;
 mod bounds;
 mod control_plane;
+#[path = "../streams/harness.rs"]
+#[allow(dead_code, reason = "the streams' own tests use all of it")]
+mod harness;
+mod nats;
 mod requests;
+#[path = "../../../../shared/bus/tests/contract/server.rs"]
+#[allow(dead_code, reason = "the bus's own tests use all of it")]
+mod server;
 mod sockets;
 mod tunnels;
 

@@ -111,6 +111,41 @@ async fn a_service_gets_the_request_as_it_is() {
     assert_eq!(got.payload["status"], Value::from(302), "a redirect is for the client");
 }
 
+/// Nobody signs for a Service's name; the request is made all the same, and the connection is TLS.
+#[tokio::test]
+async fn a_service_may_speak_https_with_a_certificate_of_its_own() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let key = rcgen::generate_simple_self_signed(vec!["other.example.com".to_owned()]).unwrap();
+    let private = tokio_rustls::rustls::pki_types::PrivateKeyDer::try_from(key.signing_key.serialize_der()).unwrap();
+    let shown = tokio_rustls::rustls::sign::CertifiedKey::from_der(
+        vec![key.cert.der().clone()],
+        private,
+        &runtime::tls::provider(),
+    );
+    let shown = tokio_rustls::rustls::sign::SingleCertAndKey::from(shown.unwrap());
+    let config = runtime::tls::server_config(std::sync::Arc::new(shown), None, &[b"http/1.1"]).unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let services = [("shop/secure:443", listener.local_addr().unwrap())];
+    let mut running = tokio::task::JoinSet::new();
+    running.spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            let Ok(mut tls) = acceptor.accept(tcp).await else { continue };
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(tls.read_u8().await.unwrap());
+            }
+            tls.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nsecret").await.unwrap();
+        }
+    });
+    let (mut control_plane, _api) = cluster_with(&services, Settings::default()).await;
+    let secure = r#""path":"/","service_name":"secure","namespace":"shop","service_port":443"#;
+    control_plane.request("r1", &format!(r#"{secure},"scheme":"https""#)).await;
+    assert_eq!(control_plane.of("r1").await.bytes("body"), b"secret");
+    control_plane.request("r2", &format!(r#"{secure},"scheme":"gopher""#)).await;
+    assert!(control_plane.of("r2").await.error().contains("gopher"));
+}
+
 #[tokio::test]
 async fn what_cannot_be_reached_is_said() {
     let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();

@@ -8,6 +8,7 @@
 //!
 //! One task owns each exchange and says each of its words, the last one too; dropping its work cancels what it has asked.
 
+mod begin;
 mod failure;
 mod inbox;
 mod reply;
@@ -23,30 +24,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use jiff::Timestamp;
 use mux::{CloseCode, Link};
-use protocol::message::proxied::{
-    Abort, Backpressure, Body, ProxyCommand, ProxyReply, ProxyRequest, TcpTunnelStart, UdpTunnelData, WebSocketClose,
-    WebSocketData, WebSocketStart,
-};
-use protocol::{Envelope, ParseError, RequestId, Target};
+use protocol::message::proxied::{Abort, Backpressure, ProxyCommand, ProxyReply, WebSocketClose, WebSocketData};
+use protocol::{Envelope, ParseError, RequestId};
+use runtime::Tracer;
 use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{self, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::forward::Forwarder;
-use crate::metrics::{ExchangeMetrics, TunnelFailure, Unused};
+use crate::metrics::{ExchangeMetrics, Unused};
 use crate::options;
 use crate::tunnel::Tunnels;
 use failure::Failure;
-use inbox::{Budget, Inbox, Pushed, inbox};
-use reply::{Form, Replies};
-use request::{Arriving, Mode, take_length};
-use route::{Route, stream_path};
+use inbox::{Budget, Inbox, Pushed};
 use udp::{Arrived, Session};
 use upstream::Upstream;
-use websocket::{FromClient, Opening};
+use websocket::FromClient;
 
 /// Short answers that wait for a full link; above it the control plane does not read, and the link is given up.
 const OUTBOX: usize = 4096;
@@ -65,6 +60,7 @@ pub struct Proxied {
     upstream: Arc<Upstream>,
     tunnels: Tunnels,
     metrics: Arc<ExchangeMetrics>,
+    tracer: Tracer,
     /// Where a `backpressure` or a refusal goes: they are said here, and nothing waits here.
     outbox: mpsc::Sender<String>,
     exchanges: HashMap<RequestId, Exchange>,
@@ -137,6 +133,7 @@ impl Proxied {
             upstream,
             tunnels: forwarder.tunnels.clone(),
             metrics: Arc::clone(&forwarder.metrics.exchanges),
+            tracer: forwarder.tracer.clone(),
             outbox,
             exchanges: HashMap::new(),
             sessions: HashMap::new(),
@@ -255,97 +252,6 @@ impl Proxied {
         self.owners.clear();
     }
 
-    fn request(&mut self, id: RequestId, request: ProxyRequest) {
-        if !self.admits(&id) {
-            return;
-        }
-        if let Err(failure) = self.begin_request(&id, request) {
-            self.refuse_for(&id, failure);
-        }
-    }
-
-    fn begin_request(&mut self, id: &RequestId, asked: ProxyRequest) -> Result<(), Failure> {
-        let limit = asked.time_left(Timestamp::now()).unwrap_or(self.options.answer_timeout.get());
-        if limit.is_zero() {
-            return Err(Failure::said("the request's deadline had passed before it came here"));
-        }
-        let route = Route::of(&asked)?;
-        let mode = if asked.supports_response_streaming {
-            Mode::Streamed
-        } else {
-            Mode::Whole { max: self.options.max_response }
-        };
-        if asked.wants_websocket() {
-            let path = if route == Route::Kube { stream_path(&asked.path)? } else { asked.path.clone() };
-            let request = route::request("GET", &path, &asked.query, &asked.headers, &route)?;
-            let protocols = asked.protocol.clone().unwrap_or_default();
-            let head_data = asked.head_data()?;
-            self.begin_websocket(id, Opening { route, request, protocols, head_data, limit, mode });
-            return Ok(());
-        }
-        let mut request = route::request(&asked.method, &asked.path, &asked.query, &asked.headers, &route)?;
-        let said = take_length(&mut request);
-        let (inbox, outlet) = inbox(&self.budget, self.options.waiting);
-        let (length, rest) = match asked.body()? {
-            Body::Here(body) => {
-                let length = body.len();
-                if length > 0 && !matches!(inbox.push(body, length), Pushed::Taken | Pushed::Half) {
-                    return Err(Failure::said(self.full(Pushed::LinkFull)));
-                }
-                inbox.end();
-                (Some(length as u64), Rest::Nothing)
-            }
-            Body::Chunks => (said, Rest::Chunks),
-            Body::NextBinary if self.link.carries_streams() => {
-                return Err(Failure::said(
-                    "body_binary is not possible once the link carries streams: send the body as base64 or in chunks",
-                ));
-            }
-            Body::NextBinary => (said, Rest::Binary),
-        };
-        let request = request.map(|()| Arriving::new(outlet, length));
-        let (upstream, budget) = (Arc::clone(&self.upstream), self.budget.clone());
-        let replies = Replies::new(self.link.clone(), id.clone(), Form::Request);
-        self.spawn(Input::Body(inbox, rest), replies, |replies| async move {
-            request::run(&upstream, &route, request, limit, mode, &budget, &replies).await
-        });
-        Ok(())
-    }
-
-    fn websocket_start(&mut self, id: Option<RequestId>, start: WebSocketStart) {
-        let id = named(&start.stream_id, None, id);
-        if !self.admits(&id) {
-            return;
-        }
-        let opening = stream_path(&start.path).and_then(|path| {
-            let request = route::request("GET", &path, &start.query, &start.headers, &Route::Kube)?;
-            Ok(Opening {
-                route: Route::Kube,
-                request,
-                protocols: start.protocol,
-                head_data: Bytes::new(),
-                limit: self.options.answer_timeout.get(),
-                mode: Mode::Whole { max: self.options.max_response },
-            })
-        });
-        match opening {
-            Ok(opening) => self.begin_websocket(&id, opening),
-            Err(error) => self.refuse_for(&id, error.into()),
-        }
-    }
-
-    fn begin_websocket(&mut self, id: &RequestId, opening: Opening) {
-        let (inbox, outlet) = inbox(&self.budget, self.options.waiting);
-        let (upstream, budget) = (Arc::clone(&self.upstream), self.budget.clone());
-        let replies = match opening.route {
-            Route::Kube => Replies::new(self.link.clone(), id.clone(), Form::Opening),
-            Route::Service(_) => Replies::new(self.link.clone(), id.clone(), Form::Request).of_application(),
-        };
-        self.spawn(Input::WebSocket(inbox), replies, |replies| async move {
-            websocket::run(&upstream, opening, outlet, &budget, &replies).await
-        });
-    }
-
     fn websocket_data(&mut self, id: Option<RequestId>, data: WebSocketData) {
         let id = named(&data.stream_id, data.request_id.clone(), id);
         let Some(exchange) = self.exchanges.get(&id) else { return self.metrics.unused(Unused::Unknown) };
@@ -360,60 +266,12 @@ impl Proxied {
         }
     }
 
-    fn tcp_start(&mut self, id: RequestId, start: &TcpTunnelStart) {
-        if !self.admits(&id) {
-            return;
-        }
-        let replies = Replies::new(self.link.clone(), id.clone(), Form::Tcp);
-        let (inbox, outlet) = inbox(&self.budget, self.options.waiting);
-        let target = Target::new(&start.service_namespace, &start.service_name, start.service_port);
-        let tunnels = self.tunnels.clone();
-        self.spawn(Input::Tcp(inbox), replies, |replies| async move {
-            match target {
-                Ok(target) => tcp::run(&tunnels, &target, outlet, &replies).await,
-                Err(error) => tcp::refuse(&replies, format!("the tunnel does not name a Service: {error}")).await,
-            }
-        });
-    }
-
     fn tcp_data(&mut self, id: &RequestId, bytes: Bytes) {
         let Some(exchange) = self.exchanges.get(id) else { return self.metrics.unused(Unused::Unknown) };
         let Input::Tcp(inbox) = &exchange.input else { return self.misplaced(id) };
         let size = bytes.len();
         let pushed = if bytes.is_empty() { Pushed::Taken } else { inbox.push(bytes, size) };
         self.pushed(id, pushed);
-    }
-
-    fn udp_data(&mut self, datagram: UdpTunnelData) {
-        let failed = |why| self.tunnels.udp_failed(why);
-        let named = Target::new(&datagram.service_namespace, &datagram.service_name, datagram.service_port);
-        let Ok(target) = named.inspect_err(|error| tracing::warn!(%error, "a datagram does not name a Service")) else {
-            return self.metrics.unused(Unused::Malformed);
-        };
-        let UdpTunnelData { tunnel_id, client_addr, client_port, data, .. } = datagram;
-        if tunnel_id.len() > MAX_NAME || client_addr.len() > MAX_NAME {
-            return self.metrics.unused(Unused::Malformed);
-        }
-        let session = Session { tunnel_id, client_addr, client_port, target };
-        if let Some(arrived) = self.sessions.get(&session) {
-            for _ in 0..arrived.push(data.0) {
-                failed(TunnelFailure::Dropped);
-            }
-            return;
-        }
-        if self.sessions.len() >= self.tunnels.options.udp.max_sessions {
-            return failed(TunnelFailure::TooMany);
-        }
-        let arrived = Arc::new(Arrived::new(self.tunnels.options.udp.buffer_size));
-        arrived.push(data.0);
-        let (tunnels, link, owner) = (self.tunnels.clone(), self.link.clone(), session.clone());
-        let queue = Arc::clone(&arrived);
-        let task = self.tasks.spawn({
-            let session = session.clone();
-            async move { session.run(&tunnels, &queue, link).await }
-        });
-        self.owners.insert(task.id(), Owner::Session(owner));
-        self.sessions.insert(session, arrived);
     }
 
     fn chunk(&mut self, id: &RequestId, bytes: Bytes) {
@@ -450,60 +308,6 @@ impl Proxied {
         if !first {
             self.metrics.unused(Unused::OutOfOrder);
         }
-    }
-
-    /// Whether an exchange may begin under this id; if not, that was said.
-    fn admits(&mut self, id: &RequestId) -> bool {
-        if id.is_empty() || id.len() > MAX_NAME {
-            self.metrics.unused(Unused::Malformed);
-            let error = format!("an id of {} bytes (request_id or stream_id): 1 to {MAX_NAME} are taken", id.len());
-            self.say(None, &ProxyReply::Error(Abort::new(error)));
-            return false;
-        }
-        if self.exchanges.contains_key(id) {
-            self.metrics.unused(Unused::OutOfOrder);
-            self.refuse(id, format!("an exchange with the id {:?} is under way already", &**id));
-            return false;
-        }
-        if self.exchanges.len() >= self.options.max_exchanges {
-            let max = self.options.max_exchanges;
-            self.refuse(
-                id,
-                format!(
-                    "{max} exchanges are under way on this link, as many as may be (proxied.max_exchanges of \
-                     gateway-link); try again later"
-                ),
-            );
-            return false;
-        }
-        true
-    }
-
-    fn spawn<F>(&mut self, input: Input, replies: Replies, run: impl FnOnce(Replies) -> F)
-    where
-        F: Future<Output = Result<(), Failure>> + Send + 'static,
-    {
-        let (stop, stopped) = oneshot::channel();
-        let metrics = Arc::clone(&self.metrics);
-        let open = metrics.begun(matches!(input, Input::WebSocket(_)));
-        let id = replies.id().clone();
-        let running = run(replies.clone());
-        let task = self.tasks.spawn(async move {
-            let _open = open;
-            let outcome = tokio::select! {
-                biased;
-                stopped = stopped => Err(stopped.unwrap_or(Failure::Silent)),
-                outcome = running => outcome,
-            };
-            // What it has asked for is cancelled by now.
-            if let Err(Failure::Said(error)) = outcome {
-                metrics.failed();
-                tracing::debug!(error, request = %replies.id(), "an exchange failed");
-                let _gone = replies.fail(error).await;
-            }
-        });
-        self.owners.insert(task.id(), Owner::Exchange(id.clone()));
-        self.exchanges.insert(id, Exchange { stop: Some(stop), input });
     }
 
     /// Ends an exchange from here.

@@ -77,7 +77,12 @@ pub async fn run(
     let Opening { route, request, protocols, head_data, limit, mode } = opening;
     let application = matches!(route, Route::Service(_));
     let (request, key) = handshake(request, &protocols, application);
-    let asked = timeout(limit, upstream.send(request.map(|()| Empty::<Bytes>::new()), &route, replies.id())).await;
+    let left = outlet.end();
+    let asked = tokio::select! {
+        asked = timeout(limit, upstream.send(request.map(|()| Empty::<Bytes>::new()), &route, replies.id())) => asked,
+        // Whoever closes before it is open does not wait for long.
+        () = overdue(left) => return Ok(()),
+    };
     let late = |_| Failure::said(format!("no answer from {} within {:.1} s", route.name(), limit.as_secs_f32()));
     let (response, mut upgraded) = match asked.map_err(late)?? {
         Reply::Upgraded(response, upgraded) => (response, upgraded),
@@ -99,6 +104,11 @@ pub async fn run(
         upgraded.io.flush().await.map_err(&broken)?;
     }
     carry(upgraded, uses_channels(&response), &route, &mut outlet, budget, replies).await
+}
+
+async fn overdue(left: impl Future<Output = ()>) {
+    left.await;
+    sleep(CLOSING).await;
 }
 
 /// The request with what makes it a WebSocket's, and its key.
@@ -192,11 +202,7 @@ async fn carry(
     let (mut sink, mut stream) = socket.split();
     // The client is gone: nobody is told anything any more.
     let gone = AtomicBool::new(false);
-    let left = outlet.end();
-    let overdue = async {
-        left.await;
-        sleep(CLOSING).await;
-    };
+    let overdue = overdue(outlet.end());
     let writing = async {
         while let Some(message) = outlet.next().await {
             let message = to_cluster(message, channels).ok_or(Unwritten::NotText)?;

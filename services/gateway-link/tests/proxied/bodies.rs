@@ -43,10 +43,10 @@ async fn a_body_may_be_the_next_binary_message() {
 #[tokio::test]
 async fn a_body_may_come_in_pieces() {
     let (mut control_plane, _api) = cluster().await;
-    echo(&mut control_plane, "r1", r#""use_streaming":true"#).await;
+    echo(&mut control_plane, "r1", r#""use_streaming":true,"body":"the first""#).await;
     let head = control_plane.of("r1").await;
     assert_eq!(head.kind, "proxy_response_header", "the answer does not wait for the body");
-    let mut wanted = Vec::new();
+    let mut wanted = b"the first".to_vec();
     for n in 0..200u8 {
         let piece = vec![n; 3000];
         control_plane.chunk("r1", &piece).await;

@@ -5,21 +5,25 @@ use std::time::Duration;
 use bus::facts::{CheckMonitoring, CheckProxyPolicy, NoError, Verdict};
 use bus::state::{GetConfig, SaveConfig};
 use bus::{Bus, Request, RequestError};
-use protocol::config::Refused;
+use protocol::config::{Forward, Refused};
 use protocol::{ClusterConfig, ConfigAck};
+use runtime::error_text;
 use tokio::sync::{Mutex, watch};
+
+use crate::tunnel::Tunnels;
 
 #[derive(Debug)]
 pub struct Configuration {
     bus: Bus,
+    tunnels: Tunnels,
     heartbeat: watch::Sender<Option<Duration>>,
     /// One after the other, in the order they came.
     turn: Mutex<()>,
 }
 
 impl Configuration {
-    pub fn new(bus: Bus) -> Self {
-        Self { bus, heartbeat: watch::Sender::default(), turn: Mutex::default() }
+    pub fn new(bus: Bus, tunnels: Tunnels) -> Self {
+        Self { bus, tunnels, heartbeat: watch::Sender::default(), turn: Mutex::default() }
     }
 
     /// The interval of heartbeats that the control plane wishes for.
@@ -50,6 +54,9 @@ impl Configuration {
         if let Some(monitoring) = &config.monitoring {
             settings.push(("monitoring", self.check(&CheckMonitoring { monitoring: monitoring.clone() }).await));
         }
+        if let Some(forwards) = &config.tunnels {
+            settings.push(("tunnels", Ok(self.check_tunnels(forwards))));
+        }
         if config.heartbeat_interval_seconds.is_some() {
             settings.push(("heartbeat_interval_seconds", Ok(Verdict::default())));
         }
@@ -70,8 +77,17 @@ impl Configuration {
     }
 
     fn enforce(&self, config: &ClusterConfig) {
+        self.tunnels.wish(config.tunnels.as_deref().unwrap_or_default());
         self.heartbeat
             .send_if_modified(|interval| std::mem::replace(interval, config.heartbeat_interval()) != *interval);
+    }
+
+    fn check_tunnels(&self, forwards: &[Forward]) -> Verdict {
+        let refusal = |forward: &Forward| {
+            let error = self.tunnels.check(&forward.target).err()?;
+            Some(refused(&format!("tunnels[{}]", forward.name), error_text(&error)))
+        };
+        Verdict { refused: forwards.iter().filter_map(refusal).collect() }
     }
 
     async fn check<R>(&self, request: &R) -> Result<Verdict, String>

@@ -1,10 +1,17 @@
+mod exchanges;
+mod tunnels;
+
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use duplex::Relayed;
 use opentelemetry::metrics::{Histogram, Meter};
 use runtime::instruments::Instruments;
+use tokio::time::Instant;
+
+pub use exchanges::{ExchangeMetrics, Unused};
+pub use tunnels::{OpenTunnel, TunnelFailure, TunnelMetrics};
 
 /// What `pipeops_agent_connection_state` shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,8 +52,8 @@ pub struct Metrics {
     heartbeats: AtomicU64,
     heartbeat_failures: AtomicU64,
     skipped_heartbeats: AtomicU64,
-    heartbeat_duration: OnceLock<Histogram<f64>>,
-    stream_duration: OnceLock<Histogram<f64>>,
+    heartbeat_duration: Option<Histogram<f64>>,
+    stream_duration: Option<Histogram<f64>>,
     /// Since when there is no link; none while there is one.
     unlinked: Mutex<Option<Instant>>,
     state_changes: [AtomicU64; 4],
@@ -54,6 +61,14 @@ pub struct Metrics {
     accepted_streams: AtomicU64,
     stream_errors: [AtomicU64; 3],
     bytes: [AtomicU64; 2],
+    pub tcp: Arc<TunnelMetrics>,
+    pub udp: Arc<TunnelMetrics>,
+    pub exchanges: Arc<ExchangeMetrics>,
+}
+
+/// 0.1 s, doubled 14 times.
+fn duration_boundaries() -> Vec<f64> {
+    std::iter::successors(Some(0.1), |seconds| Some(seconds * 2.0)).take(15).collect()
 }
 
 impl Metrics {
@@ -63,11 +78,14 @@ impl Metrics {
         let duration = duration.with_description("How long heartbeats waited for their place on the link").build();
         let streams = meter.f64_histogram("pipeops_agent_yamux_stream_duration_seconds");
         let streams =
-            streams.with_description("How long streams were open").with_boundaries(stream_durations()).build();
+            streams.with_description("How long streams were open").with_boundaries(duration_boundaries()).build();
         let values = Arc::new(Self {
-            heartbeat_duration: duration.into(),
-            stream_duration: streams.into(),
+            heartbeat_duration: Some(duration),
+            stream_duration: Some(streams),
             unlinked: Mutex::new(Some(Instant::now())),
+            tcp: TunnelMetrics::tcp(meter),
+            udp: TunnelMetrics::udp(meter),
+            exchanges: ExchangeMetrics::register(meter),
             ..Self::default()
         });
         let seen = Arc::clone(&values);
@@ -140,7 +158,7 @@ impl Metrics {
 
     pub fn heartbeat(&self, sent: bool, took: Duration) {
         if sent { &self.heartbeats } else { &self.heartbeat_failures }.fetch_add(1, Relaxed);
-        if let Some(durations) = self.heartbeat_duration.get() {
+        if let Some(durations) = &self.heartbeat_duration {
             durations.record(took.as_secs_f64(), &[]);
         }
     }
@@ -176,15 +194,10 @@ pub struct OpenStream {
     since: Instant,
 }
 
-/// 0.1 s, and 14 times twice that.
-fn stream_durations() -> Vec<f64> {
-    std::iter::successors(Some(0.1), |bound| Some(bound * 2.0)).take(15).collect()
-}
-
 impl Drop for OpenStream {
     fn drop(&mut self) {
         self.metrics.active_streams.fetch_sub(1, Relaxed);
-        if let Some(durations) = self.metrics.stream_duration.get() {
+        if let Some(durations) = &self.metrics.stream_duration {
             durations.record(self.since.elapsed().as_secs_f64(), &[]);
         }
     }

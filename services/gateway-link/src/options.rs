@@ -19,6 +19,10 @@ pub struct Options {
     pub pipeops: PipeOps,
     /// What one link may carry and hold.
     pub link: Link,
+    /// Requests that come as messages, from a control plane that opens no streams for them.
+    pub proxied: Proxied,
+    /// TCP and UDP connections of the control plane to Services.
+    pub tunnels: Tunnels,
     /// What this cluster calls itself.
     pub agent: Agent,
 }
@@ -155,6 +159,100 @@ pub struct Link {
 impl Default for Link {
     fn default() -> Self {
         Self { max_message: 4 << 20, max_streams: 4096, window_total: 32 << 20, unread_total: 32 << 20 }
+    }
+}
+
+/// Messages have no flow control: what a backend does not take in time waits in memory, within these limits, and above
+/// them the exchange ends with an error.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Proxied {
+    /// The most requests, WebSockets and TCP tunnels under way at once on a link.
+    pub max_exchanges: usize,
+    /// The most bytes that may wait for one of them.
+    pub waiting: usize,
+    /// The most bytes that may wait for all of them together, with the answers that are being gathered.
+    pub waiting_total: usize,
+    /// The largest answer, in bytes, to a control plane that takes answers only whole.
+    pub max_response: usize,
+    /// How long the beginning of an answer may take where the control plane does not say; what follows has no limit.
+    pub answer_timeout: Duration,
+}
+
+impl Default for Proxied {
+    fn default() -> Self {
+        Self {
+            max_exchanges: 1024,
+            waiting: 8 << 20,
+            waiting_total: 64 << 20,
+            max_response: 32 << 20,
+            answer_timeout: Duration::from_secs(120),
+        }
+    }
+}
+
+/// Tunnels go straight from here to Services, by their DNS names.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Tunnels {
+    /// False: none is opened.
+    pub enabled: bool,
+    #[serde(flatten)]
+    pub access: targets::Access,
+    /// The cluster's domain, under which Services have their names. Unset: the one that this pod searches by its
+    /// /etc/resolv.conf, else "cluster.local".
+    pub cluster_domain: Option<String>,
+    pub tcp: TcpTunnels,
+    pub udp: UdpTunnels,
+}
+
+impl Default for Tunnels {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            access: targets::Access::default(),
+            cluster_domain: None,
+            tcp: TcpTunnels::default(),
+            udp: UdpTunnels::default(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct TcpTunnels {
+    /// How long a connection to a Service may take to come about.
+    pub connection_timeout: Duration,
+    /// A connection on which nothing has moved for this long is ended; 0: never.
+    pub idle_timeout: Duration,
+    /// The most connections at once.
+    pub max_connections: usize,
+}
+
+impl Default for TcpTunnels {
+    fn default() -> Self {
+        Self {
+            connection_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(0),
+            max_connections: 1000,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct UdpTunnels {
+    /// A session in which nothing was sent or received for this long is ended; 0: never.
+    pub session_timeout: Duration,
+    /// The most sessions at once.
+    pub max_sessions: usize,
+    /// Bytes of datagrams of one session that may wait in each direction; above it the oldest is dropped.
+    pub buffer_size: usize,
+}
+
+impl Default for UdpTunnels {
+    fn default() -> Self {
+        Self { session_timeout: Duration::from_secs(300), max_sessions: 1000, buffer_size: 256 * 1024 }
     }
 }
 

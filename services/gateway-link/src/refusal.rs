@@ -12,11 +12,14 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 /// How long the rest of a refused request may take to end.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Answers the request that waits on the stream and begins with `first`.
-pub async fn refuse(mut stream: MuxStream, error: &OpenError, first: &[u8]) -> io::Result<()> {
-    stream.write_all(&answer(error, asks_what_shows_no_status(first))).await?;
+/// What a `kube` stream was to reach.
+pub const API_SERVER: &str = "the cluster's API server";
+
+/// Answers the request that waits on the stream for `to` and begins with `first`.
+pub async fn refuse(mut stream: MuxStream, to: &str, error: &OpenError, first: &[u8]) -> io::Result<()> {
+    stream.write_all(&answer(to, error, asks_what_shows_no_status(first))).await?;
     stream.shutdown().await?;
     // The rest of the request is read and dropped, so that the answer is not overtaken by a reset.
     let drained = timeout(DRAIN_TIMEOUT, async {
@@ -28,8 +31,8 @@ pub async fn refuse(mut stream: MuxStream, error: &OpenError, first: &[u8]) -> i
 }
 
 /// `unread`: the client shows nobody the body.
-fn answer(error: &OpenError, unread: bool) -> Vec<u8> {
-    let (head, body) = status(error).to_response(unread).into_parts();
+fn answer(to: &str, error: &OpenError, unread: bool) -> Vec<u8> {
+    let (head, body) = status(to, error).to_response(unread).into_parts();
     let length = body.len();
     let mut answer =
         format!("HTTP/1.1 {}\r\ncontent-length: {length}\r\nconnection: close\r\n", head.status).into_bytes();
@@ -44,17 +47,15 @@ fn answer(error: &OpenError, unread: bool) -> Vec<u8> {
 }
 
 /// Only of a request that no executor can have begun may it be said that it was not.
-fn status(error: &OpenError) -> Status {
+pub fn status(to: &str, error: &OpenError) -> Status {
     match error {
-        OpenError::NoInstance => Status::unavailable(
-            "the request did not reach the cluster's API server: no proxy-executor is running in the cluster",
-        ),
+        OpenError::NoInstance => {
+            Status::unavailable(format!("the request did not reach {to}: no proxy-executor is running in the cluster"))
+        }
         OpenError::Timeout => Status::timeout(
             "no proxy-executor took the request in time; one may do so later: it is not known whether it takes effect",
         ),
-        error if error.is_unsent() => {
-            Status::unavailable(format!("the request did not reach the cluster's API server: {error}"))
-        }
+        error if error.is_unsent() => Status::unavailable(format!("the request did not reach {to}: {error}")),
         error => Status::bad_gateway(format!("{error}: it is not known whether the request takes effect")),
     }
 }

@@ -5,6 +5,7 @@ use anyhow::Context as _;
 use bus::Bus;
 use mux::{CloseCode, LinkMetrics};
 use runtime::Condition;
+use targets::Names;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
@@ -21,6 +22,7 @@ use crate::options::Options;
 use crate::register::{hostname, identity};
 use crate::session::{Established, Links, STABLE, SessionError};
 use crate::state::States;
+use crate::tunnel::Tunnels;
 
 /// A refused token is not tried again as often as a lost connection.
 const REFUSED_RETRY: Duration = Duration::from_secs(60);
@@ -28,30 +30,32 @@ const REFUSED_RETRY: Duration = Duration::from_secs(60);
 /// Keeps a link to the control plane up until shutdown. Fails when the settings cannot be used or the very first attempt is
 /// refused: a wrong token is a mistake to be seen at once, not to be retried.
 pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<()> {
-    let dialer = Dialer::new(&options.pipeops).context("cannot connect to the control plane with these settings")?;
     let bus = Bus::connect(&options.bus, bus::Service::GatewayLink).await.context("cannot use the bus")?;
+    let names = Names::dns(options.tunnels.cluster_domain.as_deref());
     bus.register_metrics(&context.meter);
-    run_with(options, context, bus, dialer).await
+    run_on(options, context, bus, names).await
 }
 
-/// [`run`] on a bus that is there already.
-pub async fn run_on(options: Options, context: runtime::Context, bus: Bus) -> anyhow::Result<()> {
-    let dialer = Dialer::new(&options.pipeops).context("cannot connect to the control plane with these settings")?;
-    run_with(options, context, bus, dialer).await
-}
-
-async fn run_with(options: Options, context: runtime::Context, bus: Bus, dialer: Dialer) -> anyhow::Result<()> {
+/// [`run`] on a bus that is there already, with Services that have these names.
+pub async fn run_on(options: Options, context: runtime::Context, bus: Bus, names: Names) -> anyhow::Result<()> {
     let begun = Instant::now();
+    let dialer = Dialer::new(&options.pipeops).context("cannot connect to the control plane with these settings")?;
     let metrics = Metrics::register(&context.meter);
+    let tunnels = Tunnels::new(&options.tunnels, names, metrics.tcp.clone(), metrics.udp.clone());
     metrics.unverified(options.pipeops.tls.insecure_skip_verify);
     let link_metrics = LinkMetrics::register(&context.meter, "pipeops_agent");
     link_metrics.register_websocket(&context.meter, "pipeops_agent");
     let links = Links {
-        forwarder: Forwarder { bus: bus.clone(), tracer: context.tracer.clone(), metrics: metrics.clone() },
+        forwarder: Forwarder {
+            bus: bus.clone(),
+            tracer: context.tracer.clone(),
+            metrics: metrics.clone(),
+            tunnels: tunnels.clone(),
+        },
         condition: context.health.condition("link"),
         metrics: link_metrics,
         credentials: Arc::new(Credentials::new(bus.clone(), &options.pipeops)),
-        configuration: Arc::new(Configuration::new(bus.clone())),
+        configuration: Arc::new(Configuration::new(bus.clone(), tunnels)),
         known: Known::default(),
         states: States::new(metrics.clone()),
         dialer,

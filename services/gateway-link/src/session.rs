@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bus::state::{Identity, LinkToken};
 use mux::{CloseCode, Closed, ControlFrame, Incoming, Link, LinkMetrics, Role, Windows};
+use protocol::message::proxied::ProxyCommand;
 use protocol::message::{GatewayHelloAck, GoAway, HeartbeatMetadata, Pong, ProtocolFallback, TokenRefresh};
 use protocol::{AgentMessage, ClusterConfig, ClusterId, ControlMessage, capability};
 use runtime::Condition;
@@ -16,6 +17,7 @@ use crate::dial::{DialError, Dialer, Socket};
 use crate::facts::Known;
 use crate::forward::Forwarder;
 use crate::options::Options;
+use crate::proxied::Proxied;
 use crate::register::{Introduction, RegisterError, Registered, register};
 use crate::state::{States, Up};
 
@@ -75,6 +77,7 @@ pub struct Established<'a> {
     capabilities: Vec<String>,
     tasks: JoinSet<()>,
     streams: JoinSet<()>,
+    proxied: Proxied,
     answered_unknown: HashSet<String>,
 }
 
@@ -147,11 +150,14 @@ impl Links {
             const WAITING: &str = "registered; the control plane has not begun to send requests (gateway_hello)";
             self.condition.not_ready(WAITING);
         } else {
+            // Requests come as messages, with all that their bodies hold.
+            link.expect_bulk();
             self.condition.ready();
         }
         self.states.connected(Up { link: link.clone(), cluster_id, agent_id: identity.agent_id.clone() });
         Established {
             links: self,
+            proxied: Proxied::new(link.clone(), &self.forwarder, &self.options.proxied),
             link,
             incoming,
             capabilities,
@@ -223,6 +229,7 @@ impl Established<'_> {
         let outcome = self.serve_until_closed().await;
         // Streams of a lost link have failed already; none outlives it.
         self.streams.shutdown().await;
+        self.proxied.shutdown().await;
         self.tasks.shutdown().await;
         outcome
     }
@@ -248,9 +255,11 @@ impl Established<'_> {
                 },
                 Some(_ended) = self.streams.join_next(), if !self.streams.is_empty() => {}
                 Some(_ended) = self.tasks.join_next(), if !self.tasks.is_empty() => {}
+                () = self.proxied.ended() => {}
                 () = &mut drained, if stopping => {
                     tracing::info!(streams = self.streams.len(), "cutting what is left");
                     self.streams.shutdown().await;
+                    self.proxied.shutdown().await;
                     cut = true;
                 }
                 () = shutdown.cancelled(), if !stopping => {
@@ -261,7 +270,8 @@ impl Established<'_> {
                 }
             }
             // A control plane that understands the message closes the link: it may have sent one more request meanwhile.
-            if cut || stopping && self.streams.is_empty() && !self.can(capability::STREAMS_2) {
+            if cut || stopping && self.streams.is_empty() && self.proxied.is_idle() && !self.can(capability::STREAMS_2)
+            {
                 said_all(&self.link).await;
                 self.link.close(CloseCode::Away, "shutting down");
                 self.link.closed().await;
@@ -271,14 +281,19 @@ impl Established<'_> {
     }
 
     async fn control(&mut self, frame: &ControlFrame) -> Result<(), SessionError> {
-        let Some(text) = frame.as_text() else {
-            tracing::warn!("a binary message before the link carries streams");
-            return Ok(());
+        let text = match (frame.as_text(), frame) {
+            (Some(text), _) => text,
+            (None, ControlFrame::Binary(bytes)) => {
+                self.proxied.binary(bytes);
+                return Ok(());
+            }
+            (None, ControlFrame::Text(_)) => return Ok(()),
         };
         let (request_id, message) = match ControlMessage::parse(text) {
             Ok(parsed) => parsed,
             Err(error) => {
                 tracing::warn!(%error, "unreadable control message");
+                self.proxied.unreadable(text, &error);
                 return Ok(());
             }
         };
@@ -294,7 +309,11 @@ impl Established<'_> {
                 self.say(AgentMessage::GatewayHelloAck(GatewayHelloAck { use_yamux: true, capabilities })).await;
                 self.links.condition.ready();
             }
-            ControlMessage::GatewayHello(_) => tracing::warn!("the control plane offers the link without yamux"),
+            ControlMessage::GatewayHello(_) => {
+                tracing::info!("the control plane sends its requests as messages, not in streams");
+                self.links.condition.ready();
+            }
+            ControlMessage::Proxy(command) => self.proxied.command(request_id, command),
             ControlMessage::Ping => {
                 let pong = AgentMessage::Pong(Pong::now());
                 let request_id = request_id.as_ref().map(protocol::RequestId::as_str);
@@ -364,10 +383,11 @@ impl Established<'_> {
         tracing::warn!(kind, "control message of unknown type");
         let known =
             ["register_success", "register_in_progress", "heartbeat_ack", "ping", "pong", "gateway_hello", "error"];
+        let known = known.iter().chain(&ProxyCommand::KINDS);
         self.say(AgentMessage::ProtocolFallback(ProtocolFallback {
             agent_version: self.links.context.version.to_owned(),
             unknown_type: kind,
-            supported_types: known.iter().map(ToString::to_string).collect(),
+            supported_types: known.map(ToString::to_string).collect(),
             timestamp: Pong::now().timestamp,
             protocol_version: "1.0".to_owned(),
             ..ProtocolFallback::default()

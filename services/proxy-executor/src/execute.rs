@@ -5,14 +5,14 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode, Uri};
 use http_body::Body as _;
 use protocol::status::{is_relayed, shows_no_status};
-use protocol::{Status, TraceParent, User, hop, identity};
+use protocol::{IdentityError, Status, TraceParent, User, hop, identity};
 use runtime::{SpanKind, Tracer, error_text};
 
 use crate::body::{ResponseBody, Spans, Watch};
 use crate::metrics::Metrics;
 use crate::options::{Policy, RbacMode};
 use crate::policy::Limits;
-use crate::upstream::{Transport, Upstream, UpstreamError};
+use crate::upstream::{Credentials, Transport, Upstream, UpstreamError};
 
 const IMPERSONATE_USER: HeaderName = HeaderName::from_static("impersonate-user");
 const IMPERSONATE_GROUP: HeaderName = HeaderName::from_static("impersonate-group");
@@ -28,6 +28,10 @@ pub struct Executor {
     pub tracer: Tracer,
     pub metrics: Arc<Metrics>,
 }
+
+const NOBODY: &str = "the request names no user and has no credentials, and this agent runs requests only under a user's \
+     identity (rbac.mode impersonate): the control plane has to send a Kubernetes token as Authorization, or name the user; \
+     or set rbac.mode to view, admin or custom to run such requests with the agent's own rights";
 
 type Slot = UpgradeSlot<exchange::Upgraded<Transport>>;
 
@@ -51,10 +55,10 @@ impl Executor {
         let unread = shows_no_status(request.uri().path());
         let mut api_span = None;
         let outcome = match self.prepare(request) {
-            Ok(request) => {
+            Ok((request, credentials)) => {
                 let call = self.tracer.start("kubernetes.api", SpanKind::Client, span.context().as_ref());
                 let request = with_traceparent(request, call.context().or(parent));
-                let outcome = self.send(request, slot).await;
+                let outcome = self.send(request, credentials, slot).await;
                 api_span = recording.then_some(call);
                 outcome
             }
@@ -91,30 +95,49 @@ impl Executor {
     }
 
     /// Turns the request as it came over the link into the one the API server gets.
-    fn prepare(&self, request: Request<Incoming>) -> Result<Request<Incoming>, Box<Status>> {
+    fn prepare(&self, request: Request<Incoming>) -> Result<(Request<Incoming>, Credentials), Box<Status>> {
         let (mut head, body) = request.into_parts();
         let refused = |message: String| Box::new(Status::bad_request(message));
-        let user = User::read_headers(&head.headers).map_err(|e| refused(e.to_string()))?;
-        self.policy.check_user(&user).map_err(|e| Box::new(e.status()))?;
+        let user = match User::read_headers(&head.headers) {
+            Ok(user) => Some(user),
+            // A control plane of the published protocol names no users: it sends the credentials themselves.
+            Err(IdentityError::Missing) => None,
+            Err(error) => return Err(refused(error.to_string())),
+        };
+        if let Some(user) = &user {
+            self.policy.check_user(user).map_err(|e| Box::new(e.status()))?;
+        }
         self.limits.check(&head.method, &head.uri, &head.headers).map_err(|e| Box::new(e.status()))?;
-        identity::strip(&mut head.headers);
-        head.headers.remove(header::AUTHORIZATION);
+        let given = user.is_none() && head.headers.contains_key(header::AUTHORIZATION);
+        if given {
+            // Whom these credentials may impersonate is for the API server to say.
+            identity::strip_ours(&mut head.headers);
+        } else {
+            identity::strip(&mut head.headers);
+            head.headers.remove(header::AUTHORIZATION);
+        }
         hop::forward_request(&mut head.headers, !body.is_end_stream());
         if self.rbac == RbacMode::Impersonate {
-            impersonate(&user, &mut head.headers).map_err(refused)?;
+            match &user {
+                Some(user) => impersonate(user, &mut head.headers).map_err(refused)?,
+                None if !given => return Err(Box::new(Status::unauthorized(NOBODY))),
+                None => {}
+            }
         }
         head.uri = origin_form(&head.uri).map_err(refused)?;
         head.version = http::Version::HTTP_11;
-        Ok(Request::from_parts(head, body))
+        let credentials = if given { Credentials::Given } else { Credentials::Own };
+        Ok((Request::from_parts(head, body), credentials))
     }
 
     async fn send(
         &self,
         request: Request<Incoming>,
+        credentials: Credentials,
         slot: &Slot,
     ) -> Result<Response<Option<exchange::Body<Transport>>>, Box<Status>> {
-        let relayed = is_relayed(request.uri().path());
-        match self.upstream.send(request).await {
+        let relayed = credentials == Credentials::Given || is_relayed(request.uri().path());
+        match self.upstream.send(request, credentials).await {
             Ok(Reply::Response(response)) if response.status() == StatusCode::UNAUTHORIZED && !relayed => {
                 self.upstream.credentials_refused();
                 Err(Box::new(Status::unavailable(

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use tokio::time::{sleep, timeout};
 
-use crate::upstream::Upstream;
+use crate::upstream::{Credentials, Upstream};
 
 const INTERVAL: Duration = Duration::from_secs(30);
 /// Before anything was seen.
@@ -150,7 +150,7 @@ impl List {
 /// None for a 403.
 async fn get<T: DeserializeOwned>(upstream: &Upstream, target: &'static str) -> Result<Option<T>, String> {
     let request = Request::get(target).header(header::ACCEPT, METADATA_ONLY).body(Incoming::empty());
-    let response = match upstream.send(request.map_err(|e| e.to_string())?).await {
+    let response = match upstream.send(request.map_err(|e| e.to_string())?, Credentials::Own).await {
         Ok(Reply::Response(response)) => response,
         Ok(Reply::Upgraded(..)) => return Err(format!("the API server answers {target} with an upgrade")),
         Err(error) => return Err(error_text(&error)),

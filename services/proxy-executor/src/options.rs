@@ -1,4 +1,5 @@
 use protocol::config::ProxyPolicy;
+use runtime::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,8 @@ pub struct Options {
     pub rbac: Rbac,
     /// What the cluster's owner allows.
     pub policy: Policy,
+    /// Services whose HTTP servers the control plane may have reached.
+    pub services: Services,
 }
 
 impl runtime::Options for Options {
@@ -59,6 +62,24 @@ pub enum RbacMode {
     View,
     Admin,
     Custom,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Services {
+    #[serde(flatten)]
+    pub access: targets::Access,
+    /// The cluster's domain, under which Services have their names. Unset: the one that this pod searches by its
+    /// /etc/resolv.conf, else "cluster.local".
+    pub cluster_domain: Option<String>,
+    /// How long a connection may take to come about.
+    pub connection_timeout: Duration,
+}
+
+impl Default for Services {
+    fn default() -> Self {
+        Self { access: targets::Access::default(), cluster_domain: None, connection_timeout: Duration::from_secs(10) }
+    }
 }
 
 /// What is allowed here, whatever the control plane says. It can allow less, and never more.

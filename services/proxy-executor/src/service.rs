@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -7,6 +7,7 @@ use exchange::{BoxError, Incoming, Reply, Settings, UpgradeSlot};
 use http::Request;
 use protocol::StreamKind;
 use runtime::{Condition, error_text};
+use targets::Names;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
@@ -15,7 +16,8 @@ use crate::facts::Seen;
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::policy::Limits;
-use crate::upstream::Upstream;
+use crate::services::Services;
+use crate::upstream::{Credentials, Upstream};
 use crate::{answers, config};
 
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
@@ -24,12 +26,13 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Serves streams from the bus until shutdown, then lets those under way finish.
 pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<()> {
     let bus = Bus::connect(&options.bus, bus::Service::ProxyExecutor).await.context("cannot use the bus")?;
+    let names = Names::dns(options.services.cluster_domain.as_deref());
     bus.register_metrics(&context.meter);
-    run_on(options, context, bus).await
+    run_on(options, context, bus, names).await
 }
 
-/// [`run`] on a bus that is there already.
-pub async fn run_on(options: Options, context: runtime::Context, bus: Bus) -> anyhow::Result<()> {
+/// [`run`] on a bus that is there already, with Services that have these names.
+pub async fn run_on(options: Options, context: runtime::Context, bus: Bus, names: Names) -> anyhow::Result<()> {
     let executor = Arc::new(Executor {
         upstream: Upstream::new(&options.kubernetes)?,
         rbac: options.rbac.mode,
@@ -37,6 +40,14 @@ pub async fn run_on(options: Options, context: runtime::Context, bus: Bus) -> an
         limits: Arc::new(Limits::of(&options.policy).context("the owner's policy cannot be used")?),
         tracer: context.tracer.clone(),
         metrics: Metrics::register(&context.meter),
+    });
+    let services = Arc::new(Services {
+        options: options.services.clone(),
+        names,
+        limits: Arc::clone(&executor.limits),
+        tls: OnceLock::new(),
+        tracer: context.tracer.clone(),
+        metrics: Arc::clone(&executor.metrics),
     });
     let mut watches = JoinSet::new();
     let condition = context.health.condition("bus");
@@ -57,9 +68,17 @@ pub async fn run_on(options: Options, context: runtime::Context, bus: Bus) -> an
         }
     }
     let mut listener = bus.listen(StreamKind::Kube).await.context("cannot serve proxied requests")?;
+    let mut http = bus.listen(StreamKind::Http).await.context("cannot serve requests for Services")?;
     let mut streams = JoinSet::new();
     loop {
         tokio::select! {
+            accepted = http.accept() => match accepted {
+                Some((header, stream)) => {
+                    let stop = context.shutdown.clone().cancelled_owned();
+                    streams.spawn(Arc::clone(&services).serve(header, stream, Settings::default(), stop));
+                }
+                None => anyhow::bail!("the bus stopped delivering requests for Services"),
+            },
             accepted = listener.accept() => match accepted {
                 Some((header, stream)) => {
                     let stop = context.shutdown.clone().cancelled_owned();
@@ -72,10 +91,14 @@ pub async fn run_on(options: Options, context: runtime::Context, bus: Bus) -> an
         }
     }
     listener.drain().await;
+    http.drain().await;
+    // What was on its way already is answered, and its stream is not kept for another request.
+    let last = Settings { keep_alive: false, ..Settings::default() };
     while let Some((header, stream)) = listener.accept().await {
-        // It was on its way already: its request is answered, the stream is not kept for another.
-        let last = Settings { keep_alive: false, ..Settings::default() };
         streams.spawn(serve_stream(Arc::clone(&executor), header, stream, last, std::future::pending()));
+    }
+    while let Some((header, stream)) = http.accept().await {
+        streams.spawn(Arc::clone(&services).serve(header, stream, last, std::future::pending()));
     }
     tracing::info!(streams = streams.len(), "draining");
     let drained = async { while streams.join_next().await.is_some() {} };
@@ -143,7 +166,7 @@ async fn watch_cluster(executor: Arc<Executor>, seen: Arc<Seen>) {
 
 async fn probe(executor: &Executor) -> Result<(), String> {
     let request = Request::get("/readyz").body(Incoming::empty()).map_err(|e| e.to_string())?;
-    match executor.upstream.send(request).await {
+    match executor.upstream.send(request, Credentials::Own).await {
         Ok(Reply::Response(response)) => {
             // Reading to the end gives the connection back to the pool.
             let status = response.status();

@@ -23,6 +23,15 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The API server closes a connection that was idle for 90 s.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Whose credentials a request shows to the API server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Credentials {
+    /// This pod's.
+    Own,
+    /// Those that came with it.
+    Given,
+}
+
 /// The API server: where it is, how it is trusted, and the connections that wait for the next request.
 #[derive(Debug)]
 pub struct Upstream {
@@ -87,10 +96,14 @@ impl Upstream {
         self.authority.as_str()
     }
 
-    /// Sends `request` (origin-form URI) with this pod's credentials.
-    pub async fn send(&self, mut request: Request<Incoming>) -> Result<Reply<Transport>, UpstreamError> {
+    /// Sends `request` (origin-form URI).
+    pub async fn send(
+        &self,
+        mut request: Request<Incoming>,
+        credentials: Credentials,
+    ) -> Result<Reply<Transport>, UpstreamError> {
         request.headers_mut().insert(header::HOST, self.host.clone());
-        if self.scheme == Scheme::HTTPS {
+        if self.scheme == Scheme::HTTPS && credentials == Credentials::Own {
             request.headers_mut().insert(header::AUTHORIZATION, self.token.header()?);
         }
         self.pool.send(request, || self.connect()).await.map_err(|error| match error {

@@ -46,6 +46,11 @@ impl Link {
         self.shared.start(windows);
     }
 
+    /// Whether binary messages are the yamux session.
+    pub fn carries_streams(&self) -> bool {
+        self.shared.is_started()
+    }
+
     /// Opens a stream. Costs no bytes on the link: the peer learns of it with the first write. Waits while the peer
     /// has 256 streams that it has not acknowledged.
     pub async fn open(&self) -> Result<MuxStream, OpenError> {

@@ -99,6 +99,15 @@ pub fn strip(headers: &mut HeaderMap) {
     }
 }
 
+/// Removes the headers by which our own hops name a user, all of `x-pipeops-*`, and no others: what else is claimed in the
+/// request is for whoever judges its own credentials.
+pub fn strip_ours(headers: &mut HeaderMap) {
+    let ours: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with(OURS)).cloned().collect();
+    for name in ours {
+        headers.remove(name);
+    }
+}
+
 /// Whether `name` is one of those that [`strip`] removes.
 pub fn is_identity(name: &HeaderName) -> bool {
     // A HeaderName is always lower case.

@@ -34,5 +34,5 @@ pub use mask::mask_json;
 pub use message::{AgentMessage, ControlMessage, RegisterSuccess, RegistrationError};
 pub use secret::Secret;
 pub use status::Status;
-pub use stream::{HeaderError, StreamHeader, StreamKind, Target};
+pub use stream::{HeaderError, HttpTarget, StreamAnswer, StreamHeader, StreamKind, Target};
 pub use trace::TraceParent;

@@ -5,7 +5,13 @@
 //! v2  u8 2 · u16 len · JSON {"kind", "target"?, "id", "traceparent"?, "deadline_ms"?}
 //! ```
 //! All numbers big endian. Version 1 is that of the published protocol; version 2 needs the capability `streams/2`.
+//!
+//! What follows a header of version 2: HTTP/1.1 on `kube` and `http`. On `tcp` and `udp` the agent speaks first and says
+//! whether there is a connection ([`StreamAnswer`]); then bytes each way, or datagrams, each behind its length
+//! ([`Datagrams`]). Behind a header of version 1 there are only the bytes, of `udp` too: a dial that fails resets the stream.
 
+mod answer;
+mod datagram;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -15,7 +21,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use target::{InvalidTarget, Target};
+pub use answer::{AnswerError, MAX_REASON, StreamAnswer};
+pub use datagram::{Datagrams, MAX_DATAGRAM, put_datagram};
+pub use target::{HttpTarget, InvalidTarget, Target};
 
 use crate::id::{InvalidId, StreamId};
 use crate::trace::TraceParent;

@@ -137,6 +137,24 @@ pub fn client_config(trust: ClientTrust<'_>, alpn: &[&[u8]]) -> Result<Arc<Clien
     Ok(Arc::new(config))
 }
 
+/// A client that accepts any certificate, and says nothing of it: for servers whose certificates nobody can verify, as
+/// those of Services of a cluster.
+///
+/// # Errors
+/// When the provider lacks what TLS 1.2 and 1.3 need.
+pub fn unverified_client_config(alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, TlsError> {
+    let provider = provider();
+    let algorithms = provider.signature_verification_algorithms;
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Config)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Verifier { roots: None, pins: Vec::new(), algorithms }))
+        .with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    Ok(Arc::new(config))
+}
+
 fn warn_of_insecurity(pins: &[Pin]) {
     if pins.is_empty() {
         tracing::warn!(

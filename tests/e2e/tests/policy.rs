@@ -38,7 +38,12 @@ impl Executor {
         let keeper = local.bus(Service::StateKeeper);
         let keeper = keeper.serve(|_: GetConfig| std::future::ready(Ok(StoredConfig::default()))).await?;
         let context = Context::detached("proxy-executor");
-        let task = tokio::spawn(proxy_executor::run_on(options, context.clone(), local.bus(Service::ProxyExecutor)));
+        let task = tokio::spawn(proxy_executor::run_on(
+            options,
+            context.clone(),
+            local.bus(Service::ProxyExecutor),
+            targets::Names::dns(None),
+        ));
         let executor = Self { link: local.bus(Service::GatewayLink), context, task, _keeper: keeper };
         until("proxy-executor to take requests", SOON, || executor.get("/version")).await?;
         Ok(executor)

@@ -39,7 +39,7 @@ async fn connect(url: String, service: Service) -> Bus {
 async fn agent_process() {
     let (Ok(link), Ok(url)) = (std::env::var(LINK), std::env::var(BUS)) else { return };
     let bus = connect(url, Service::GatewayLink).await;
-    agent(TcpStream::connect(link).await.unwrap(), bus).await;
+    agent(TcpStream::connect(link).await.unwrap(), bus, targets::Names::table([])).await;
 }
 
 struct Agent(Child);

@@ -6,6 +6,7 @@ use bus::Service;
 use gateway_link::{Options, PipeOps, Reconnect, run_on};
 use protocol::Secret;
 use runtime::Context;
+use targets::Names;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -30,7 +31,8 @@ pub fn options(peer: &Peer) -> Options {
 impl Agent {
     pub fn start(keeper: &Keeper, options: Options) -> Self {
         let context = Context::detached("gateway-link");
-        let running = tokio::spawn(run_on(options, context.clone(), keeper.bus.bus(Service::GatewayLink)));
+        let running =
+            tokio::spawn(run_on(options, context.clone(), keeper.bus.bus(Service::GatewayLink), Names::dns(None)));
         Self { context, running }
     }
 

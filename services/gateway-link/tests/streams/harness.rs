@@ -5,10 +5,11 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use bus::Bus;
-use gateway_link::{Forwarder, Metrics};
+use gateway_link::{Forwarder, Metrics, TunnelDialer};
 use mux::{Config, Incoming, Link, MuxStream, Role, Timed, Windows};
 use protocol::{StreamHeader, StreamId, StreamKind};
 use runtime::Tracer;
+use targets::Names;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -34,7 +35,7 @@ pub async fn eventually<T, E: Debug>(limit: Duration, what: &str, mut check: imp
 }
 
 /// The agent's end: forwards until the link ends.
-pub async fn agent(socket: TcpStream, bus: Bus) {
+pub async fn agent(socket: TcpStream, bus: Bus, names: Names) {
     socket.set_nodelay(true).unwrap();
     let config = Config::default();
     let (socket, _) = client_async_with_config("ws://link.test/", Timed::new(socket), Some(config.websocket()))
@@ -42,7 +43,12 @@ pub async fn agent(socket: TcpStream, bus: Bus) {
         .expect("a handshake");
     let (link, Incoming { mut streams, control: _control }, driver) = mux::start(socket, Role::Agent, config);
     link.start_streams(Windows::Fixed);
-    let forwarder = Forwarder { bus, tracer: Tracer::disabled(), metrics: std::sync::Arc::new(Metrics::default()) };
+    let forwarder = {
+        let metrics = std::sync::Arc::new(Metrics::default());
+        let options = gateway_link::Tunnels::default();
+        let tunnels = TunnelDialer::new(&options, names, metrics.tcp.clone(), metrics.udp.clone());
+        Forwarder { bus, tracer: Tracer::disabled(), metrics, tunnels }
+    };
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
         driver.await;
@@ -81,17 +87,23 @@ impl ControlPlane {
 
     /// A stream that begins with `request`.
     pub async fn stream(&self, request: &[u8]) -> MuxStream {
-        let header = StreamHeader {
-            kind: StreamKind::Kube,
-            target: None,
-            id: StreamId::new("r-1").unwrap(),
-            traceparent: None,
-            deadline: None,
-        };
+        self.open(&header(StreamKind::Kube, None).encode_v2(), request).await
+    }
+
+    /// A stream that begins with a header and `first`.
+    pub async fn open(&self, header: &[u8], first: &[u8]) -> MuxStream {
         let mut stream = soon("a stream", self.link.open()).await.unwrap();
-        let mut first = header.encode_v2();
-        first.extend_from_slice(request);
-        stream.write_all(&first).await.unwrap();
+        stream.write_all(&[header, first].concat()).await.unwrap();
         stream
+    }
+}
+
+pub fn header(kind: StreamKind, target: Option<&str>) -> StreamHeader {
+    StreamHeader {
+        kind,
+        target: target.map(|target| target.parse().unwrap()),
+        id: StreamId::new("r-1").unwrap(),
+        traceparent: None,
+        deadline: None,
     }
 }

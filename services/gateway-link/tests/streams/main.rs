@@ -3,12 +3,14 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod harness;
+mod tunnels;
 
 use std::time::Duration;
 
 use bus::{Bus, LocalBus, Options, Service, StreamReset};
 use duplex::Duplex;
 use protocol::StreamKind;
+use targets::Names;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -17,12 +19,17 @@ use harness::{ControlPlane, agent, eventually, soon};
 
 /// A control plane, an agent whose tasks end with the test, and an executor's end of the bus.
 async fn path(options: &Options) -> (ControlPlane, JoinSet<()>, Bus) {
+    path_with(options, Names::table([])).await
+}
+
+/// The same with Services of these names.
+async fn path_with(options: &Options, names: Names) -> (ControlPlane, JoinSet<()>, Bus) {
     let local = LocalBus::with(options, bus::subjects::permissions);
     let executor = local.bus(Service::ProxyExecutor);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
     let mut tasks = JoinSet::new();
-    tasks.spawn(agent(near.unwrap(), local.bus(Service::GatewayLink)));
+    tasks.spawn(agent(near.unwrap(), local.bus(Service::GatewayLink), names));
     (ControlPlane::accept(far.unwrap().0).await, tasks, executor)
 }
 

@@ -41,7 +41,12 @@ impl Stage {
         options.kubernetes.server.api_url = Some(api.url());
         options.rbac.mode = RbacMode::Impersonate;
         let (local, context) = (LocalBus::new(), Context::detached("proxy-executor"));
-        let task = tokio::spawn(run_on(options, context.clone(), local.bus(Service::ProxyExecutor)));
+        let task = tokio::spawn(run_on(
+            options,
+            context.clone(),
+            local.bus(Service::ProxyExecutor),
+            targets::Names::dns(None),
+        ));
         let link = local.bus(Service::GatewayLink);
         Self { api, local, link, context, task }
     }

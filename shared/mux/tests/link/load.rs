@@ -66,6 +66,51 @@ async fn a_quarter_of_a_gibibyte_each_way_on_one_stream() {
     }
 }
 
+/// However much bulk there is to say, small or large, what keeps the link alive does not wait behind it.
+#[tokio::test]
+async fn bulk_among_the_texts_waits_by_itself() {
+    // The reader here is not the matter.
+    let config = Config { control_bytes: usize::MAX, ..Config::default() };
+    let (client, server) = crate::harness::sockets(&config).await;
+    let agent = End::new(client, mux::Role::Agent, &config);
+    // Nobody reads the other end.
+    let mut talking = tokio::task::JoinSet::new();
+    let said = Arc::new(AtomicUsize::new(0));
+    for size in [1, 100_000, 1_000_000] {
+        for _ in 0..50 {
+            let (link, said) = (agent.link.clone(), said.clone());
+            talking.spawn(async move {
+                while link.send_bulk("x".repeat(size)).await.is_ok() {
+                    said.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+    }
+    let mut last = (usize::MAX, 0);
+    until("the socket to be full", || {
+        let now = said.load(Ordering::Relaxed);
+        last = if last.0 == now { (now, last.1 + 1) } else { (now, 0) };
+        if last.1 > 100 { Ok(()) } else { Err(last) }
+    })
+    .await;
+    // A place in the queue is left for each of these, although 150 wait to say more.
+    for n in 0..100 {
+        soon("a place", agent.link.send(format!("alive {n}"))).await.unwrap();
+    }
+    // Once somebody reads, all of it comes, and what was said first is not far behind.
+    let mut control_plane = End::new(server, mux::Role::ControlPlane, &config);
+    let mut bulk = 0;
+    loop {
+        let frame = soon("a text", control_plane.control.recv()).await.unwrap();
+        let text = frame.as_text().unwrap();
+        if text.starts_with("alive") {
+            break;
+        }
+        bulk += text.len();
+    }
+    assert!(bulk < 64 << 20, "{bulk} bytes were before it");
+}
+
 /// What overtakes a text on its way is bounded by the socket's buffers, not by what the streams have to say.
 #[tokio::test]
 async fn text_is_prompt_beside_bulk() {

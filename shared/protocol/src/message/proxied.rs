@@ -65,9 +65,17 @@ fn decode_base64(what: &'static str, text: &str) -> Result<Bytes, ContentError> 
 }
 
 /// Header fields as in a message: a name, and one value or several.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Headers(BTreeMap<String, Values>);
+
+/// `null` is what Go writes for an empty map or list.
+impl<'de> Deserialize<'de> for Headers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let fields = Option::<BTreeMap<String, Option<Values>>>::deserialize(deserializer)?.unwrap_or_default();
+        Ok(Self(fields.into_iter().filter_map(|(name, values)| Some((name, values?))).collect()))
+    }
+}
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]

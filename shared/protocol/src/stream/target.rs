@@ -91,6 +91,31 @@ impl FromStr for Target {
     }
 }
 
+/// An HTTP server behind a Service: `namespace/service:port`, or `https://namespace/service:port` for one that speaks TLS.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HttpTarget {
+    pub target: Target,
+    pub tls: bool,
+}
+
+const HTTPS: &str = "https://";
+
+impl fmt::Display for HttpTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.tls { HTTPS } else { "" })?;
+        self.target.fmt(f)
+    }
+}
+
+impl FromStr for HttpTarget {
+    type Err = InvalidTarget;
+
+    fn from_str(text: &str) -> Result<Self, InvalidTarget> {
+        let (target, tls) = text.strip_prefix(HTTPS).map_or((text, false), |rest| (rest, true));
+        Ok(Self { target: target.parse()?, tls })
+    }
+}
+
 impl Serialize for Target {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)

@@ -100,6 +100,17 @@ fn a_target_names_nothing_but_a_service() {
 }
 
 #[test]
+fn a_target_of_http_says_whether_it_speaks_tls() {
+    for (text, tls) in [("a/b:80", false), ("https://a/b:443", true)] {
+        let target: HttpTarget = text.parse().unwrap();
+        assert_eq!((target.tls, target.to_string()), (tls, text.to_owned()));
+    }
+    for bad in ["http://a/b:80", "https://a/b", "https://https://a/b:1", "https://evil.com:443"] {
+        assert!(bad.parse::<HttpTarget>().is_err(), "{bad}");
+    }
+}
+
+#[test]
 fn the_largest_header_fits() {
     let label = "x".repeat(Target::MAX_LABEL);
     let header = StreamHeader {

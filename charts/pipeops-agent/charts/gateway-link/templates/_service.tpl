@@ -48,6 +48,12 @@ env:
   {{- if $tls.insecureSkipVerify }}
   PIPEOPS_TLS_INSECURE_SKIP_VERIFY: "true"
   {{- end }}
+  PIPEOPS_TUNNELS_ENABLED: {{ .values.tunnels.enabled | quote }}
+  PIPEOPS_TUNNELS_ALLOW: {{ join "," $agent.services.allow | quote }}
+  PIPEOPS_TUNNELS_DENY: {{ join "," $agent.services.deny | quote }}
+  {{- with $agent.services.clusterDomain }}
+  PIPEOPS_TUNNELS_CLUSTER_DOMAIN: {{ . | quote }}
+  {{- end }}
 volumes:
   - name: control-plane
     mountPath: /etc/pipeops/control-plane
@@ -81,4 +87,9 @@ egress:
       - port: {{ . }}
         protocol: TCP
       {{- end }}
+  {{- if and .values.tunnels.enabled $agent.services.allow }}
+  # The pods behind Services, on whatever ports they listen; which Services that may be is decided by the process (agent.services).
+  - to:
+      - namespaceSelector: {}
+  {{- end }}
 {{- end -}}

@@ -1,5 +1,6 @@
 {{- define "proxy-executor.service" -}}
 {{- $rbac := .values.rbac -}}
+{{- $services := .root.Values.agent.services -}}
 bus: true
 kubernetes: true
 env:
@@ -17,6 +18,17 @@ env:
   PIPEOPS_POLICY_DENIED_SUBRESOURCES: {{ join "," . | quote }}
   {{- end }}
   {{- end }}
+  PIPEOPS_SERVICES_ALLOW: {{ join "," $services.allow | quote }}
+  PIPEOPS_SERVICES_DENY: {{ join "," $services.deny | quote }}
+  {{- with $services.clusterDomain }}
+  PIPEOPS_SERVICES_CLUSTER_DOMAIN: {{ . | quote }}
+  {{- end }}
+{{- if $services.allow }}
+# The pods behind Services, on whatever ports they listen; which Services that may be is decided by the process (agent.services).
+egress:
+  - to:
+      - namespaceSelector: {}
+{{- end }}
 {{- if eq $rbac.mode "impersonate" }}
 {{- $constrained := $rbac.impersonate.constrained }}
 clusterRules:

@@ -90,6 +90,9 @@ pub struct ResponseChunk {
 pub struct Abort {
     /// For people.
     pub error: String,
+    /// Of a stream of the Kubernetes API: the envelope's id once more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
 }
 
 /// `backpressure`.
@@ -124,7 +127,7 @@ impl ResponseChunk {
 
 impl Abort {
     pub fn new(error: impl Into<String>) -> Self {
-        Self { error: error.into() }
+        Self { error: error.into(), request_id: None }
     }
 }
 

@@ -134,3 +134,10 @@ proptest! {
         let _ = (request.body(), request.head_data(), request.time_left(Timestamp::UNIX_EPOCH), request.wants_websocket());
     }
 }
+
+#[test]
+fn headers_that_are_null_are_none() {
+    assert_eq!(request(r#"{"path":"/","headers":null}"#).headers, Headers::default());
+    let headers = request(r#"{"headers":{"A":null,"B":"1","C":[]}}"#).headers.to_map().unwrap();
+    assert_eq!((headers.len(), headers.get("b").unwrap().as_bytes()), (1, &b"1"[..]));
+}

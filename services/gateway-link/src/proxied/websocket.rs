@@ -1,0 +1,293 @@
+//! A WebSocket that came as messages: to the API server (exec, attach, port-forward, watches) or to an application.
+//!
+//! Messages go both ways in order. Of the API server's, binary ones are untouched: the first byte is the channel, and the
+//! status of a command comes on channel 3. Text from the client is its keyboard, as the existing agent has it: where the
+//! channels are in use it becomes channel 0.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bus::BusStream;
+use bytes::{BufMut as _, Bytes, BytesMut};
+use exchange::{Reply, Upgraded};
+use futures::{SinkExt as _, StreamExt as _};
+use http::header::{self, HeaderValue};
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt as _, Empty};
+use protocol::message::proxied::{Headers, Opcode, ProxyReply, WholeResponse};
+use tokio::io::AsyncWriteExt as _;
+use tokio::time::{sleep, timeout};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::frame::{CloseFrame, coding::CloseCode};
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Error as SocketError, Message, Utf8Bytes, error::ProtocolError};
+
+use super::failure::Failure;
+use super::inbox::{Budget, Outlet};
+use super::reply::{Form, Replies};
+use super::request::{Mode, answer, full};
+use super::route::Route;
+use super::upstream::Upstream;
+
+/// Largest message that is taken from the cluster; the existing agent's limit.
+const MAX_MESSAGE: usize = 1 << 20;
+/// A message of more bytes is counted among those that wait.
+const LARGE: usize = 64 * 1024;
+/// Once the client is gone, for what it has sent before to be taken, and for the other side's farewell.
+const CLOSING: Duration = Duration::from_secs(5);
+/// Of an error of the API server, what is repeated.
+const MAX_REASON: usize = 1024;
+
+/// What is offered for a command or a port-forward when the client says nothing: with an exit status, and without half-close.
+const CHANNELS: &str = "v5.channel.k8s.io, v4.channel.k8s.io";
+
+/// A message from the client.
+#[derive(Debug)]
+pub struct FromClient {
+    pub opcode: Opcode,
+    pub bytes: Bytes,
+}
+
+/// A WebSocket to be opened.
+#[derive(Debug)]
+pub struct Opening {
+    pub route: Route,
+    pub request: Request<()>,
+    /// Subprotocols beside those of the headers, separated by commas.
+    pub protocols: String,
+    /// What the client has sent behind its handshake, as it came.
+    pub head_data: Bytes,
+    /// For the handshake.
+    pub limit: Duration,
+    /// Of the answer, if it is no WebSocket.
+    pub mode: Mode,
+}
+
+/// Opens the WebSocket and carries it to its end.
+pub async fn run(
+    upstream: &Upstream,
+    opening: Opening,
+    mut outlet: Outlet<FromClient>,
+    budget: &Budget,
+    replies: &Replies,
+) -> Result<(), Failure> {
+    let Opening { route, request, protocols, head_data, limit, mode } = opening;
+    let application = matches!(route, Route::Service(_));
+    let (request, key) = handshake(request, &protocols, application);
+    let left = outlet.end();
+    let asked = tokio::select! {
+        asked = timeout(limit, upstream.send(request.map(|()| Empty::<Bytes>::new()), &route, replies.id())) => asked,
+        // Whoever closes before it is open does not wait for long.
+        () = overdue(left) => return Ok(()),
+    };
+    let late = |_| Failure::said(format!("no answer from {} within {:.1} s", route.name(), limit.as_secs_f32()));
+    let (response, mut upgraded) = match asked.map_err(late)?? {
+        Reply::Upgraded(response, upgraded) => (response, upgraded),
+        Reply::Response(response) if application => return answer(response, &route, mode, budget, replies).await,
+        Reply::Response(response) => return Err(refused(response, &route).await),
+    };
+    if !accepts(&response, &key) {
+        return Err(Failure::said(format!("{} switched protocols, but not to this WebSocket", route.name())));
+    }
+    replies.becomes(Form::Open);
+    if application {
+        let whole =
+            WholeResponse { status: 101, headers: Headers::from(response.headers()), body: None, encoding: None };
+        replies.send(ProxyReply::Whole(Box::new(whole))).await?;
+    }
+    let broken = |error: std::io::Error| Failure::said(format!("the WebSocket to {} broke: {error}", route.name()));
+    if !head_data.is_empty() {
+        upgraded.io.write_all(&head_data).await.map_err(&broken)?;
+        upgraded.io.flush().await.map_err(&broken)?;
+    }
+    carry(upgraded, uses_channels(&response), &route, &mut outlet, budget, replies).await
+}
+
+async fn overdue(left: impl Future<Output = ()>) {
+    left.await;
+    sleep(CLOSING).await;
+}
+
+/// The request with what makes it a WebSocket's, and its key.
+fn handshake(mut request: Request<()>, protocols: &str, application: bool) -> (Request<()>, HeaderValue) {
+    *request.method_mut() = Method::GET;
+    let path = request.uri().path();
+    let commands = ["/exec", "/attach", "/portforward"].into_iter().any(|end| path.ends_with(end));
+    let headers = request.headers_mut();
+    // No extension is spoken here.
+    for name in [header::SEC_WEBSOCKET_EXTENSIONS, header::CONTENT_LENGTH] {
+        headers.remove(name);
+    }
+    let given = headers.remove(header::SEC_WEBSOCKET_PROTOCOL);
+    let given = given.as_ref().and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let mut asked: Vec<&str> = protocols.split(',').chain(given.split(',')).map(str::trim).collect();
+    let mut seen = Vec::new();
+    asked.retain(|name| {
+        !name.is_empty() && !seen.contains(name) && {
+            seen.push(*name);
+            true
+        }
+    });
+    let asked = if asked.is_empty() && commands && !application { CHANNELS.to_owned() } else { asked.join(", ") };
+    if let Ok(value) = HeaderValue::try_from(asked)
+        && !value.is_empty()
+    {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, value);
+    }
+    // The client's own, so that it may check the answer by it.
+    let key = headers.get(header::SEC_WEBSOCKET_KEY).cloned().unwrap_or_else(|| {
+        let key = STANDARD.encode(rand::random::<[u8; 16]>());
+        HeaderValue::try_from(key).unwrap_or_else(|_| HeaderValue::from_static(""))
+    });
+    headers.insert(header::SEC_WEBSOCKET_KEY, key.clone());
+    headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    (request, key)
+}
+
+fn accepts(response: &Response<()>, key: &HeaderValue) -> bool {
+    let accept = response.headers().get(header::SEC_WEBSOCKET_ACCEPT);
+    accept.is_some_and(|accept| accept.as_bytes() == derive_accept_key(key.as_bytes()).as_bytes())
+}
+
+/// Whether the first byte of each binary message is a channel.
+fn uses_channels(response: &Response<()>) -> bool {
+    let protocol = response.headers().get(header::SEC_WEBSOCKET_PROTOCOL).and_then(|value| value.to_str().ok());
+    protocol.is_some_and(|name| name.ends_with("channel.k8s.io") && !name.starts_with("base64."))
+}
+
+async fn refused(response: Response<exchange::Body<BusStream>>, route: &Route) -> Failure {
+    let status = response.status();
+    let mut body = response.into_body();
+    let mut text = Vec::new();
+    while text.len() < MAX_REASON
+        && let Some(Ok(frame)) = body.frame().await
+    {
+        text.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+    }
+    text.truncate(MAX_REASON);
+    // What the API server says is a Status; its message is for people.
+    let said = String::from_utf8_lossy(&text);
+    let message =
+        serde_json::from_str::<protocol::Status>(&said).map_or(said.trim().to_owned(), |status| status.message);
+    Failure::said(format!("{} opens no WebSocket here: {status}: {message}", route.name()))
+}
+
+/// Why the client's messages are not carried on.
+enum Unwritten {
+    /// The cluster's side takes no more; it may have something to say about that.
+    Refused,
+    NotText,
+}
+
+async fn carry(
+    upgraded: Upgraded<BusStream>,
+    channels: bool,
+    route: &Route,
+    outlet: &mut Outlet<FromClient>,
+    budget: &Budget,
+    replies: &Replies,
+) -> Result<(), Failure> {
+    let config = WebSocketConfig::default()
+        .read_buffer_size(8 * 1024)
+        .write_buffer_size(0)
+        .max_message_size(Some(MAX_MESSAGE))
+        .max_frame_size(Some(MAX_MESSAGE));
+    let Upgraded { io, read_ahead } = upgraded;
+    let socket = WebSocketStream::from_partially_read(io, read_ahead.to_vec(), Role::Client, Some(config)).await;
+    let (mut sink, mut stream) = socket.split();
+    // The client is gone: nobody is told anything any more.
+    let gone = AtomicBool::new(false);
+    let overdue = overdue(outlet.end());
+    let writing = async {
+        while let Some(message) = outlet.next().await {
+            let message = to_cluster(message, channels).ok_or(Unwritten::NotText)?;
+            sink.send(message).await.map_err(|_| Unwritten::Refused)?;
+        }
+        gone.store(true, Relaxed);
+        let _gone_too = sink.send(Message::Close(None)).await;
+        Ok(())
+    };
+    let reading = async {
+        loop {
+            let message = match stream.next().await {
+                None | Some(Err(SocketError::ConnectionClosed | SocketError::AlreadyClosed)) => return Ok(()),
+                Some(Ok(message)) => message,
+                Some(Err(SocketError::Protocol(ProtocolError::ResetWithoutClosingHandshake))) => {
+                    return Err(Failure::said(format!("{} ended the WebSocket without a close", route.name())));
+                }
+                Some(Err(error)) => {
+                    let error = runtime::error_text(&error);
+                    return Err(Failure::said(format!("the WebSocket to {} broke: {error}", route.name())));
+                }
+            };
+            if !gone.load(Relaxed) {
+                // Of many WebSockets that wait for the link, large messages would be more than may wait.
+                let size = message.len();
+                let _held = if size > LARGE { Some(budget.take(size).ok_or_else(full)?) } else { None };
+                to_client(&message, replies).await?;
+            }
+        }
+    };
+    let (mut writing, mut reading, mut overdue) =
+        (std::pin::pin!(writing), std::pin::pin!(reading), std::pin::pin!(overdue));
+    let mut writes = true;
+    let ended = loop {
+        tokio::select! {
+            ended = &mut reading => break ended,
+            written = &mut writing, if writes => match written {
+                Ok(()) | Err(Unwritten::Refused) => writes = false,
+                Err(Unwritten::NotText) => break Err(Failure::said("a text message that is not UTF-8")),
+            },
+            () = &mut overdue => return Ok(()),
+        }
+    };
+    if gone.load(Relaxed) {
+        return Ok(());
+    }
+    ended?;
+    Ok(replies.websocket_close(None).await?)
+}
+
+/// None: text that is none.
+fn to_cluster(message: FromClient, channels: bool) -> Option<Message> {
+    let FromClient { opcode, bytes } = message;
+    Some(match opcode {
+        Opcode::Text if channels => {
+            let mut stdin = BytesMut::with_capacity(1 + bytes.len());
+            stdin.put_u8(0);
+            stdin.put_slice(&bytes);
+            Message::Binary(stdin.freeze())
+        }
+        Opcode::Text => Message::Text(Utf8Bytes::try_from(bytes).ok()?),
+        Opcode::Binary => Message::Binary(bytes),
+        Opcode::Ping => Message::Ping(bytes),
+        Opcode::Pong => Message::Pong(bytes),
+        Opcode::Close => Message::Close(bytes.split_first_chunk::<2>().map(|(code, reason)| CloseFrame {
+            code: CloseCode::from(u16::from_be_bytes(*code)),
+            reason: String::from_utf8_lossy(reason).into_owned().into(),
+        })),
+    })
+}
+
+async fn to_client(message: &Message, replies: &Replies) -> Result<(), Failure> {
+    let close;
+    let (opcode, bytes): (_, &[u8]) = match message {
+        Message::Text(text) => (Opcode::Text, text.as_bytes()),
+        Message::Binary(bytes) => (Opcode::Binary, bytes),
+        Message::Ping(bytes) => (Opcode::Ping, bytes),
+        Message::Pong(bytes) => (Opcode::Pong, bytes),
+        Message::Close(frame) => {
+            close = frame.as_ref().map_or_else(Vec::new, |frame| {
+                [&u16::from(frame.code).to_be_bytes(), frame.reason.as_bytes()].concat()
+            });
+            (Opcode::Close, &close)
+        }
+        Message::Frame(_) => return Ok(()),
+    };
+    Ok(replies.websocket(opcode, bytes).await?)
+}

@@ -22,6 +22,8 @@ pub struct ControlPlane {
     socket: WebSocketStream<TcpStream>,
     /// What came for other exchanges than the one that was looked for.
     kept: Vec<Got>,
+    /// What came as binary messages: one yamux session.
+    pub yamux: Vec<u8>,
     /// Ends with it.
     pub agent: Agent,
 }
@@ -79,7 +81,7 @@ impl ControlPlane {
         // What the agent sends is then held back soon, when a test does not read it.
         let config = WebSocketConfig::default().max_message_size(Some(64 << 20)).max_frame_size(Some(64 << 20));
         let socket = tokio_tungstenite::accept_async_with_config(tcp, Some(config)).await.unwrap();
-        let mut this = Self { socket, kept: Vec::new(), agent };
+        let mut this = Self { socket, kept: Vec::new(), yamux: Vec::new(), agent };
         let register = this.next("register").await;
         assert_eq!(register.payload["features"]["supports_response_streaming"], Value::Bool(true));
         // No capabilities, and nothing that only ours would say.
@@ -114,6 +116,28 @@ impl ControlPlane {
     /// A message as some peers send it.
     pub async fn binary_text(&mut self, text: &str) {
         self.socket.send(Message::Binary(Bytes::from(text.to_owned()))).await.unwrap();
+    }
+
+    /// A data frame of yamux, by hand. `flags`: 1 opens the stream, 4 ends this direction.
+    pub async fn yamux_data(&mut self, stream: u32, flags: u16, data: &[u8]) {
+        let length = u32::try_from(data.len()).unwrap().to_be_bytes();
+        let frame = [&[0, 0], &flags.to_be_bytes()[..], &stream.to_be_bytes(), &length, data].concat();
+        self.socket.send(Message::Binary(Bytes::from(frame))).await.unwrap();
+    }
+
+    /// What a stream has brought so far, and whether that is all.
+    pub fn yamux_received(&self, stream: u32) -> (Vec<u8>, bool) {
+        let (mut rest, mut received, mut ended) = (&self.yamux[..], Vec::new(), false);
+        while let Some((head, tail)) = rest.split_first_chunk::<12>() {
+            let word = |at: usize| u32::from_be_bytes(head[at..at + 4].try_into().unwrap());
+            let length = if head[1] == 0 { word(8) as usize } else { 0 };
+            if word(4) == stream {
+                received.extend_from_slice(&tail[..length]);
+                ended |= head[3] & 4 != 0;
+            }
+            rest = &tail[length..];
+        }
+        (received, ended)
     }
 
     /// A request, its fields as JSON text.
@@ -235,7 +259,14 @@ impl ControlPlane {
                 Ok(message) => message.expect("the agent closed the link").unwrap(),
                 Err(_) => panic!("nothing within {LIMIT:?}; there were {:?}", self.kept),
             };
-            let Message::Text(text) = message else { continue };
+            let text = match message {
+                Message::Text(text) => text,
+                Message::Binary(bytes) => {
+                    self.yamux.extend_from_slice(&bytes);
+                    continue;
+                }
+                _ => continue,
+            };
             let value: Value = serde_json::from_str(&text).unwrap();
             let field = |name: &str| value[name].as_str().unwrap_or_default().to_owned();
             let got = Got { kind: field("type"), id: field("request_id"), payload: value["payload"].clone() };

@@ -115,6 +115,48 @@ async fn a_service_that_does_not_read_ends_its_tunnel_only() {
     assert!(control_plane.is_silent_about("t2").await);
 }
 
+/// The published protocol's own streams, beside messages on one link: yamux by hand, header of version 1.
+#[tokio::test]
+async fn yamux_streams_and_messages_share_a_link() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let services = [("shop/db:5432", listener.local_addr().unwrap()), ("shop/dns:53", udp.local_addr().unwrap())];
+    let (mut control_plane, _api) = cluster_with(&services, Settings::default()).await;
+    control_plane.hello().await;
+    let tcp_header = b"\x01\x01\x15\x38\x00\x02db\x00\x04shop\x00\x03t-1".to_vec();
+    control_plane.yamux_data(2, 1, &[&tcp_header[..], b"first"].concat()).await;
+    control_plane.yamux_data(4, 1, b"\x01\x02\x00\x35\x00\x03dns\x00\x04shop\x00\x01u").await;
+    control_plane.yamux_data(4, 0, b"a datagram").await;
+    start(&mut control_plane, "t1", "shop/db:5432").await;
+    say(&mut control_plane, "t1", b"as a message").await;
+
+    // Either of the two may be first.
+    let mut said = Vec::new();
+    for _ in 0..2 {
+        let (mut tcp, _) = listener.accept().await.unwrap();
+        let mut got = [0; 64];
+        let length = tcp.read(&mut got).await.unwrap();
+        said.push(got[..length].to_vec());
+        tcp.write_all(b"answer").await.unwrap();
+    }
+    said.sort();
+    assert_eq!(said, [b"as a message".to_vec(), b"first".to_vec()]);
+    let mut buffer = [0; 100];
+    let (length, from) = udp.recv_from(&mut buffer).await.unwrap();
+    assert_eq!(&buffer[..length], b"a datagram");
+    udp.send_to(b"another", from).await.unwrap();
+
+    assert_eq!(control_plane.of("t1").await.bytes("data"), b"answer");
+    let begun = std::time::Instant::now();
+    while control_plane.yamux_received(2) != (b"answer".to_vec(), true)
+        || control_plane.yamux_received(4).0 != b"another"
+    {
+        let received = (control_plane.yamux_received(2), control_plane.yamux_received(4));
+        assert!(begun.elapsed() < crate::control_plane::LIMIT, "{received:?}");
+        control_plane.ping("a moment").await;
+    }
+}
+
 async fn datagram(control_plane: &mut ControlPlane, service: &str, client: u16, bytes: &[u8]) {
     let payload = format!(
         r#"{{"tunnel_id":"u","data":"{}","client_addr":"1.2.3.4","client_port":{client},"service_name":"{service}","service_namespace":"shop","service_port":53}}"#,

@@ -40,7 +40,7 @@ pub async fn an_agent_survives_a_control_plane_that_breaks_the_rules(stage: &Sta
         ("no JSON", b"\x02\x00\x05hello".to_vec()),
         ("an unknown kind", header(r#"{"kind":"teleport","id":"x"}"#)),
         ("no id", header(r#"{"kind":"kube"}"#)),
-        ("a kind not served", header(r#"{"kind":"udp","id":"x","target":"a/b:1"}"#)),
+        ("a tunnel to nowhere", header(r#"{"kind":"udp","id":"x"}"#)),
         ("a header longer than any", [b"\x02\xff\xff".as_slice(), &[b' '; 70_000]].concat()),
         ("another protocol", b"GET / HTTP/1.1\r\n\r\n".to_vec()),
         ("an end within the header", b"\x02\x00\x20{".to_vec()),

@@ -1,6 +1,6 @@
 //! What end-to-end tests share: one lab for all tests of a binary ([`run`]), the same command straight and through the agent
-//! ([`Story`]), and HTTP without kubectl ([`Front`]); for tests of the way itself, a [`stage`] with a [`backend`] that misbehaves on request;
-//! for the objects that run, the rendered [`chart`].
+//! ([`Story`]), and HTTP without kubectl ([`Front`]); for tests of the way itself, a [`stage`] with a [`backend`] that misbehaves on
+//! request, and a [`way`] between two processes that does; for the objects that run, the rendered [`chart`].
 
 pub mod backend;
 pub mod chart;
@@ -10,6 +10,7 @@ pub mod gauges;
 pub mod load;
 pub mod side;
 pub mod stage;
+pub mod way;
 pub mod wire;
 
 mod front;

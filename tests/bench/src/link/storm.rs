@@ -90,8 +90,9 @@ async fn measure(lab: &Lab, scale: Scale, progress: &Progress, report: &mut Repo
     let gateway_link = Named::new(lab.process(GATEWAY_LINK)?).rss_mib()?;
 
     let begun = Instant::now();
-    control_plane.kill().await?;
+    // Before the links end: those are not lost.
     fleet.begin_round();
+    control_plane.kill().await?;
     control_plane.start().await?;
     all_come(&fleet).await.context("after the control plane was killed")?;
     storm("back-s", begun.elapsed().as_secs_f64());

@@ -86,7 +86,7 @@ async fn leavings(lab: &Lab) -> Result<()> {
         for (before, now) in before.iter().zip(&now) {
             now.is_no_more_than(before)?;
         }
-        Ok(now)
+        anyhow::Ok(now)
     })
     .await?;
     println!("{} links in {took:?}", WARM_UP + LINKS);

@@ -32,7 +32,8 @@ enum Bench {
         #[command(flatten)]
         common: Common,
     },
-    /// One link, straight and over a way of 60 ms: bytes on 1 and 16 streams, small exchanges beside them
+    /// One link, straight and over a way of 60 ms: bytes on 1 and 16 streams, small exchanges beside them. And 2,000 agents that
+    /// come at once to one control plane: how soon they are there, also after it was killed, and what each costs
     Link {
         /// Only this row; may be given several times
         #[arg(long, value_name = "ROW")]

@@ -1,4 +1,4 @@
-//! `bench link`: bytes and small exchanges over one link, straight and over a long way.
+//! `bench link`: bytes and small exchanges over one link, straight and over a long way; and very many links.
 //!
 //! ```text
 //!   control plane (a thread) ── TLS, WebSocket, yamux ──► way (a thread) ──► agent (a thread)
@@ -6,15 +6,17 @@
 //! ```
 //!
 //! Each end has a thread and a runtime of its own, as the services have, so that each end's CPU time is its own.
+//! The many links are those of simulated agents at a real control plane ([`storm`]).
 
 mod ends;
 mod load;
 mod rows;
+mod storm;
 mod way;
 
 pub use self::rows::Row;
 
-use self::rows::{Measured, Subject};
+use self::rows::{Measured, OneLink, Subject};
 use crate::{
     report::{Report, Shown},
     turns::Turns,
@@ -37,37 +39,66 @@ pub struct Scale {
     pub warm_up: Duration,
     /// How long it counts.
     pub window: Duration,
+    /// Agents that come at once.
+    pub agents: usize,
+    /// How long they stay until the control plane is killed.
+    pub stay: Duration,
+    /// Interval of their heartbeats.
+    pub heartbeat: Duration,
 }
 
 impl Scale {
     /// What figures are published from.
     #[must_use]
     pub fn full() -> Self {
-        Self { repeats: 3, warm_up: Duration::from_secs(2), window: Duration::from_secs(4) }
+        Self {
+            repeats: 3,
+            warm_up: Duration::from_secs(2),
+            window: Duration::from_secs(4),
+            agents: 2000,
+            stay: Duration::from_secs(60),
+            heartbeat: Duration::from_secs(30),
+        }
     }
 
     /// The same loads, for a shorter time.
     #[must_use]
     pub fn quick() -> Self {
-        Self { repeats: 2, warm_up: Duration::from_secs(1), window: Duration::from_secs(2) }
+        Self {
+            repeats: 2,
+            warm_up: Duration::from_secs(1),
+            window: Duration::from_secs(2),
+            stay: Duration::from_secs(20),
+            heartbeat: Duration::from_secs(10),
+            ..Self::full()
+        }
     }
 
     /// Hardly anything of each: for a test that the figures come at all.
     #[must_use]
     pub fn smoke() -> Self {
-        Self { repeats: 1, warm_up: Duration::from_millis(200), window: Duration::from_millis(500) }
+        Self {
+            repeats: 1,
+            warm_up: Duration::from_millis(200),
+            window: Duration::from_millis(500),
+            agents: 20,
+            stay: Duration::from_secs(2),
+            heartbeat: Duration::from_millis(500),
+        }
     }
 }
 
 /// Runs every row and prints the tables. The figures are in the report as soon as they are measured, whatever comes later.
 ///
 /// # Errors
-/// None so far: what cannot be measured is in the report's failures.
+/// When the lab for the many agents does not start or stop. What cannot be measured is in the report's failures instead.
 pub async fn run(options: Options, report: &mut Report) -> Result<()> {
     let scale = options.scale;
     println!("{}", preamble(scale));
     let turns = Turns { repeats: scale.repeats, limit: STUCK_AFTER, progress: &options.progress };
-    for row in options.rows(Row::all()) {
+    let rows = options.rows(Row::all());
+    for row in &rows {
+        let Row::OneLink(row) = *row else { continue };
         let load = async |subject: &Subject, report: &mut Report| {
             let measured = row.measure(*subject, scale).await?;
             record(row, *subject, &measured, report);
@@ -80,10 +111,13 @@ pub async fn run(options: Options, report: &mut Report) -> Result<()> {
         print!("{}", shown(&["direct", "pipeops"], &row.title(), row.metrics(), &["direct"]));
         print!("{}", shown(&["control-plane", "agent"], "by end", &["cpu-s/GB"], &[]));
     }
+    if rows.iter().any(|row| matches!(row, Row::Storm | Row::IdleAgent)) {
+        storm::run(&options, &rows, report).await?;
+    }
     Ok(())
 }
 
-fn record(row: Row, subject: Subject, measured: &Measured, report: &mut Report) {
+fn record(row: OneLink, subject: Subject, measured: &Measured, report: &mut Report) {
     let name = subject.name();
     let gigabytes = measured.bytes as f64 / 1e9;
     let seconds = measured.time.as_secs_f64();
@@ -109,7 +143,8 @@ fn preamble(scale: Scale) -> String {
         "\n{} repeats, both subjects in turn. A figure is the median; ± is half the range.\n\
          direct   a TCP connection for each stream, without TLS\n\
          pipeops  one link with TLS\n\
-         up is towards the control plane, down towards the agent; both ends and the way share this machine.\n{}",
+         up is towards the control plane, down towards the agent; both ends and the way share this machine.\n\
+         The agents of storm-2000 and idle-agent are in this process, and their control plane has the machine's rest.\n{}",
         scale.repeats,
         crate::report::machine()
     )

@@ -14,25 +14,41 @@ use std::{
     time::Duration,
 };
 
-/// A load, and the way it takes.
+/// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Row {
+pub enum Row {
+    OneLink(OneLink),
+    /// Many agents that come at once, twice.
+    Storm,
+    /// What one of them costs while nothing happens.
+    IdleAgent,
+}
+
+/// A load over one link, and the way it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OneLink {
     name: &'static str,
     rtt: u64,
     load: Load,
 }
 
-const ROWS: [Row; 10] = [
-    Row { name: "rtt0-stream-1-up", rtt: 0, load: Load::Up(1) },
-    Row { name: "rtt0-stream-1-down", rtt: 0, load: Load::Down(1) },
-    Row { name: "rtt0-stream-16-up", rtt: 0, load: Load::Up(16) },
-    Row { name: "rtt0-stream-16-down", rtt: 0, load: Load::Down(16) },
-    Row { name: "rtt0-small-beside-bulk", rtt: 0, load: Load::Beside(8) },
-    Row { name: "rtt60-stream-1-up", rtt: 60, load: Load::Up(1) },
-    Row { name: "rtt60-stream-1-down", rtt: 60, load: Load::Down(1) },
-    Row { name: "rtt60-stream-16-up", rtt: 60, load: Load::Up(16) },
-    Row { name: "rtt60-stream-16-down", rtt: 60, load: Load::Down(16) },
-    Row { name: "rtt60-small-beside-bulk", rtt: 60, load: Load::Beside(8) },
+const fn one(name: &'static str, rtt: u64, load: Load) -> Row {
+    Row::OneLink(OneLink { name, rtt, load })
+}
+
+const ROWS: [Row; 12] = [
+    one("rtt0-stream-1-up", 0, Load::Up(1)),
+    one("rtt0-stream-1-down", 0, Load::Down(1)),
+    one("rtt0-stream-16-up", 0, Load::Up(16)),
+    one("rtt0-stream-16-down", 0, Load::Down(16)),
+    one("rtt0-small-beside-bulk", 0, Load::Beside(8)),
+    one("rtt60-stream-1-up", 60, Load::Up(1)),
+    one("rtt60-stream-1-down", 60, Load::Down(1)),
+    one("rtt60-stream-16-up", 60, Load::Up(16)),
+    one("rtt60-stream-16-down", 60, Load::Down(16)),
+    one("rtt60-small-beside-bulk", 60, Load::Beside(8)),
+    Row::Storm,
+    Row::IdleAgent,
 ];
 
 /// What carries the streams.
@@ -66,13 +82,23 @@ pub(super) struct Measured {
 
 impl Row {
     /// In the order they run.
-    pub(super) fn all() -> [Self; 10] {
+    pub(super) fn all() -> [Self; 12] {
         ROWS
     }
 
     /// As in `--only` and in the records.
     #[must_use]
     pub fn name(self) -> &'static str {
+        match self {
+            Self::OneLink(row) => row.name,
+            Self::Storm => "storm-2000",
+            Self::IdleAgent => "idle-agent",
+        }
+    }
+}
+
+impl OneLink {
+    pub(super) fn name(self) -> &'static str {
         self.name
     }
 
@@ -115,6 +141,6 @@ impl ValueEnum for Row {
     }
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
-        Some(PossibleValue::new(self.name))
+        Some(PossibleValue::new(self.name()))
     }
 }

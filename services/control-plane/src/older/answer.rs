@@ -94,6 +94,12 @@ fn length(headers: &HeaderMap) -> Result<Option<u64>, Broken> {
 }
 
 impl Body {
+    /// All there is.
+    pub fn whole(bytes: Bytes) -> Self {
+        let left = Some(bytes.len() as u64);
+        Self { source: Source::Ended, rest: bytes, held: None, left }
+    }
+
     /// More in `rest`; false: there is no more.
     fn fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Broken>> {
         while self.rest.is_empty() {

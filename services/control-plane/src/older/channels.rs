@@ -98,7 +98,7 @@ impl Channels {
         Some(on(ERROR, &status))
     }
 
-    /// What the client is to get when the session did not come about, or broke: its last word.
+    /// What the client is to get when the session did not come about: its last word.
     pub fn fail(&mut self, why: &str) -> Option<(Opcode, Bytes)> {
         let Self::Merged { with_status, concluded, .. } = self else { return None };
         if std::mem::replace(concluded, true) {

@@ -104,9 +104,14 @@ impl Broken {
         Self::Malformed(Self::text(&runtime::error_text(error).to_string()))
     }
 
+    /// In the agent's own words.
+    pub fn is_said(&self) -> bool {
+        matches!(self, Self::Aborted(_) | Self::Refused(_))
+    }
+
     /// Found here, so that the agent has to be told.
     fn is_ours(&self) -> bool {
-        !matches!(self, Self::Aborted(_) | Self::Refused(_) | Self::LinkLost)
+        !self.is_said() && !matches!(self, Self::LinkLost)
     }
 
     fn is_unread(&self) -> bool {

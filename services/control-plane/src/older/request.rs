@@ -9,7 +9,7 @@ use exchange::BoxError;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode, Uri};
 use http_body::Body as _;
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, Limited};
 use protocol::message::proxied::{Headers, ProxyCommand, ProxyRequest};
 use protocol::status::is_relayed;
 use protocol::{Status, User, hop, identity};
@@ -29,6 +29,9 @@ const PIECE: usize = 32 * 1024;
 
 /// How long an exchange may take, in milliseconds: an agent that is told nothing gives it two minutes.
 const LONGEST_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// What the API server says when it forbids something is shorter.
+const LONGEST_REFUSAL: usize = 1 << 20;
 
 /// What such an agent takes to the API server. All else goes to the ingress controller of its cluster, the credentials
 /// included.
@@ -85,13 +88,39 @@ pub async fn send(
     }
     let response = answer::of(ticket, &head.method, shared.options.max_unpacked).await;
     let response = response.map_err(|broken| no_answer(cluster, &broken))?;
-    if response.status() == StatusCode::UNAUTHORIZED && !is_relayed(head.uri.path()) {
-        tracing::warn!(cluster, "the API server refuses the token that the agent sent when it registered");
+    match response.status() {
+        // What is behind a proxy of the API server may refuse for reasons of its own.
+        _ if is_relayed(head.uri.path()) => Ok(response),
+        StatusCode::UNAUTHORIZED => {
+            tracing::warn!(cluster, "the API server refuses the token that the agent sent when it registered");
+            Err(Box::new(Status::unavailable(format!(
+                "the API server of cluster {cluster:?} refused the token that its agent sent when it registered (401); restart the agent, so that it sends the one it has now"
+            ))))
+        }
+        StatusCode::FORBIDDEN if !response.body().is_end_stream() => check_impersonation(cluster, response).await,
+        _ => Ok(response),
+    }
+}
+
+/// Gives `response` back, unless the agent is what it forbids: kubectl would print hardly anything of that, and the user
+/// could do nothing about it.
+async fn check_impersonation(cluster: &str, response: Response<Body>) -> Result<Response<Body>, Box<Status>> {
+    let (head, body) = response.into_parts();
+    let whole = Limited::new(body, LONGEST_REFUSAL).collect().await.map_err(|error| {
+        let reason = Broken::Malformed(Broken::text(&runtime::error_text(&*error).to_string()));
+        no_answer(cluster, &reason)
+    })?;
+    let bytes = whole.to_bytes();
+    let refused =
+        serde_json::from_slice(&bytes).ok().filter(|status: &Status| status.message.contains("cannot impersonate"));
+    if let Some(refused) = refused {
+        tracing::warn!(cluster, reason = refused.message, "the agent may not act for users");
         return Err(Box::new(Status::unavailable(format!(
-            "the API server of cluster {cluster:?} refused the token that its agent sent when it registered (401); restart the agent, so that it sends the one it has now"
+            "the agent of cluster {cluster:?} may not act for users: give its ServiceAccount the verb impersonate on users and groups ({})",
+            refused.message
         ))));
     }
-    Ok(response)
+    Ok(Response::from_parts(head, Body::whole(bytes)))
 }
 
 /// Sends the body as it comes.

@@ -138,10 +138,11 @@ impl Bridge {
                 return Ok(());
             }
         };
-        // Its last words, and that it is over, where the client can tell.
         let last = match &ended {
-            Ok(()) => self.channels.conclude(),
-            Err(broken) => self.channels.conclude().or_else(|| self.channels.fail(&broken.to_string())),
+            Err(broken) if broken.is_said() => {
+                self.channels.conclude().or_else(|| self.channels.fail(&broken.to_string()))
+            }
+            Ok(()) | Err(_) => self.channels.conclude(),
         };
         if let Some((opcode, bytes)) = last
             && let Some(message) = message(opcode, bytes)
@@ -149,17 +150,19 @@ impl Bridge {
         {
             return Ok(());
         }
-        match ended {
-            Ok(()) if self.channels.is_concluded() => {
-                let frame = CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::from_static("") };
-                // One that is gone needs no word.
-                let _gone = sink.send(Message::Close(Some(frame))).await;
-                Ok(())
+        // A client with channels hears on one of them how it ended, and takes any other code of a close frame for more
+        // than that.
+        if self.channels.is_concluded() && ended.as_ref().err().is_none_or(Broken::is_said) {
+            if let Err(reason) = ended {
+                tracing::info!(exchange = id, %reason, "a session ended early");
             }
-            // Without a close frame, the session says that this was no proper end.
-            Ok(()) => Ok(()),
-            Err(broken) => Err(io::Error::other(broken)),
+            let frame = CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::from_static("") };
+            // One that is gone needs no word.
+            let _gone = sink.send(Message::Close(Some(frame))).await;
+            return Ok(());
         }
+        // Without a close frame, the session says that this was no proper end.
+        ended.map_err(io::Error::other)
     }
 
     /// What the agent sends, to its end.
@@ -289,5 +292,42 @@ impl AsyncWrite for Socket {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.pipe).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn only_what_a_websocket_can_carry_is_passed_on() {
+        let carried = |opcode, bytes: &'static [u8]| message(opcode, bytes.into());
+        assert_eq!(carried(Opcode::Text, "ü".as_bytes()), Some(Message::text("ü")));
+        assert_eq!(carried(Opcode::Text, b"\xff"), None);
+        assert_eq!(carried(Opcode::Binary, b"\xff"), Some(Message::binary(&b"\xff"[..])));
+        assert_eq!(carried(Opcode::Close, b""), Some(Message::Close(None)));
+        let frame = CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::from_static("bye") };
+        assert_eq!(carried(Opcode::Close, b"\x03\xe8bye"), Some(Message::Close(Some(frame.clone()))));
+        assert_eq!(close_payload(&frame), &b"\x03\xe8bye"[..]);
+        for close in [&b"\x03"[..], b"\x03\xe8\xff", b"\x03\xed", b"\x00\x00", &[3; 126]] {
+            assert_eq!(carried(Opcode::Close, close), None, "{close:?}");
+        }
+        assert_eq!(carried(Opcode::Ping, &[0; 126]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_passed_on_is_what_came(code in prop::sample::select(vec![1u8, 2, 8, 9, 10]), bytes: Vec<u8>) {
+            let opcode = Opcode::try_from(code).unwrap();
+            if let Some(message) = message(opcode, bytes.clone().into()) {
+                let back = match message {
+                    Message::Close(frame) => frame.map_or_else(Bytes::new, |frame| close_payload(&frame)),
+                    message => message.into_data(),
+                };
+                prop_assert_eq!(back, bytes);
+            }
+        }
     }
 }

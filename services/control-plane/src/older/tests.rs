@@ -2,6 +2,7 @@ use std::task::{Context, Waker};
 
 use futures::future::poll_fn;
 use http::{HeaderMap, StatusCode};
+use proptest::prelude::*;
 use protocol::message::proxied::{Opcode, WholeBody};
 
 use super::exchange::{Exchange, Given, Head, Said};
@@ -145,4 +146,93 @@ async fn a_reader_is_woken_by_what_comes() {
     tokio::task::yield_now().await;
     exchange.give(head(), LIMIT, &budget);
     assert!(matches!(reading.await.unwrap(), Said::Head(_)));
+}
+
+/// A link that nobody drives, and a request on it.
+async fn undriven() -> (OlderLink, Arc<Metrics>) {
+    let (near, _far) = tokio::io::duplex(1024);
+    let socket = tokio_tungstenite::WebSocketStream::from_raw_socket(
+        mux::Timed::new(near),
+        tokio_tungstenite::tungstenite::protocol::Role::Server,
+        None,
+    );
+    let (link, ..) = mux::start(socket.await, mux::Role::ControlPlane, mux::Config::default());
+    let (budget, metrics) = budget(100_000);
+    (OlderLink::new(link, None, budget, &options::Links::default()), metrics)
+}
+
+/// What an agent may say, sensible or not, of an exchange whose id is put in for `ID`.
+fn any_message() -> impl Strategy<Value = String> {
+    let kind = prop::sample::select(vec![
+        "proxy_response",
+        "proxy_response_header",
+        "proxy_response_start",
+        "proxy_response_chunk",
+        "proxy_response_end",
+        "proxy_response_abort",
+        "proxy_error",
+        "proxy_websocket_data",
+        "proxy_websocket_close",
+        "backpressure",
+        "tcp_tunnel_data",
+        "udp_tunnel_data",
+    ]);
+    let field = prop::sample::select(vec![
+        r#""status":200"#,
+        r#""status":101"#,
+        r#""status":-1"#,
+        r#""headers":{"A":["b"]}"#,
+        r#""headers":{"a b":"c"}"#,
+        r#""headers":7"#,
+        r#""body":"aGk=","encoding":"base64""#,
+        r#""body":"%","encoding":"gzip""#,
+        r#""body":"plain""#,
+        r#""data":"AWhp""#,
+        r#""data":"CAPo""#,
+        r#""data":"%""#,
+        r#""data":"""#,
+        r#""stream_id":"ID""#,
+        r#""stream_id":"other""#,
+        r#""error":"why""#,
+        r#""request_id":"ID""#,
+    ]);
+    (kind, prop::collection::vec(field, 0..4), any::<bool>()).prop_map(|(kind, fields, named)| {
+        let id = if named { "ID" } else { "" };
+        format!(r#"{{"type":"{kind}","request_id":"{id}","payload":{{{}}}}}"#, fields.join(","))
+    })
+}
+
+proptest! {
+    #[test]
+    fn nothing_that_an_agent_says_breaks_more_than_what_it_is_of(
+        messages in prop::collection::vec(any_message(), 0..12),
+        frames in prop::collection::vec(any::<Vec<u8>>(), 0..4),
+        is_socket: bool,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let (older, metrics) = undriven().await;
+            let kind = if is_socket { Kind::Socket } else { Kind::Request };
+            let (ticket, other) = (older.shared.begin(kind).unwrap(), older.shared.begin(kind).unwrap());
+            for text in messages {
+                let text = text.replace("ID", ticket.id());
+                match protocol::AgentMessage::parse(&text) {
+                    Ok((id, protocol::AgentMessage::Proxy(reply))) => older.reply(id.as_ref(), reply),
+                    Ok(other) => panic!("{other:?}"),
+                    Err(error) => {
+                        let told = older.malformed(&text, &error);
+                        prop_assert_eq!(told, text.contains(&format!(r#""request_id":"{}","payload"#, ticket.id())) && !text.contains("_tunnel_"));
+                    }
+                }
+            }
+            for frame in frames {
+                older.binary(&frame.into());
+            }
+            // The other has got nothing of all that.
+            prop_assert!(other.exchange.poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            drop((ticket, other));
+            prop_assert_eq!(metrics.message_unread_bytes.load(Relaxed), 0);
+            Ok(())
+        })?;
+    }
 }

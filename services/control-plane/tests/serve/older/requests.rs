@@ -238,6 +238,32 @@ async fn a_token_that_the_api_server_refuses_is_the_agents_and_no_secret_is_logg
     let answer = soon(answer).await;
     assert_eq!(answer.status, 503);
     assert!(answer.message().contains("refused the token that its agent sent"), "{}", answer.message());
+    // What is forbidden to the agent itself is nothing that the user can do something about.
+    for (why, told) in [
+        (r#"users "ana" is forbidden: User "system:serviceaccount:a:b" cannot impersonate resource "users""#, 503),
+        (r#"pods is forbidden: User "ana" cannot list resource "pods""#, 403),
+        ("", 403),
+    ] {
+        let answer = user.get("/api").await;
+        let asked = agent.hear("proxy_request").await;
+        let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": why, "code": 403});
+        let body = if why.is_empty() { "no Status".to_owned() } else { status.to_string() };
+        agent.say("proxy_response_header", Some(&asked.id), json!({"status": 403, "headers": {}})).await;
+        agent.chunk(&asked.id, body.as_bytes()).await;
+        agent.end(&asked.id).await;
+        let answer = soon(answer).await;
+        assert_eq!(answer.status, told);
+        if told == 503 {
+            assert!(
+                answer.message().contains("the verb impersonate on users and groups (users"),
+                "{}",
+                answer.message()
+            );
+            assert!(answer.headers["warning"].to_str().unwrap().contains("may not act for users"));
+        } else {
+            assert_eq!(answer.text(), body);
+        }
+    }
     // That of a Service behind the API server is the user's to give.
     let answer = user.get("/api/v1/namespaces/a/services/web/proxy/").await;
     let asked = agent.hear("proxy_request").await;

@@ -1,8 +1,7 @@
 //! What end-to-end tests share: one lab for all tests of a binary ([`run`]), the same command straight and through the agent
-//! ([`Story`]), and HTTP without kubectl ([`Front`]); for tests of the way itself, a [`stage`] with a [`backend`] that misbehaves on request;
-//! for the objects that run, the rendered [`chart`], and a [`place`] in a cluster with one service's rights.
 //! ([`Story`]), and HTTP without kubectl ([`Front`]); for tests of the way itself, a [`stage`] with a [`backend`] that misbehaves on
-//! request, and a [`way`] between two processes that does; for the objects that run, the rendered [`chart`].
+//! request, and a [`way`] between two processes that does; for the objects that run, the rendered [`chart`], and a [`place`] in a cluster
+//! with one service's rights.
 
 pub mod backend;
 pub mod chart;

@@ -203,7 +203,8 @@ async fn without_a_token_nothing_is_asked_and_each_registration_brings_a_new_one
     let mut user = User::connect(&stage, Version::Http2).await;
     let answer = soon(user.get("/api/v1/pods").await).await;
     assert_eq!(answer.status, 503);
-    assert!(answer.message().contains("sent no k8s_service_token when it registered"), "{}", answer.message());
+    let message = answer.message();
+    assert!(message.contains("agent-a24174672b98d81c (version \"1.0.0-dev\") sent no k8s_service_token"), "{message}");
     let list: Value = serde_json::from_str(&clusters(&stage).await).unwrap();
     let cluster = &list["clusters"][0];
     assert!(

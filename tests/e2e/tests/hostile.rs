@@ -11,7 +11,7 @@ mod users;
 use agents::{
     a_link_that_breaks_the_rules_is_closed_and_nobody_else_notices,
     a_second_agent_is_refused_with_the_reason_and_a_second_link_of_the_same_is_not, a_wrong_token_opens_no_link,
-    an_older_agent_without_a_token_is_said_to_have_none,
+    an_agent_that_is_too_old_for_requests_is_said_to_be_so,
 };
 use anyhow::{Result, ensure};
 use control_plane::an_agent_survives_a_control_plane_that_breaks_the_rules;
@@ -26,7 +26,7 @@ fn main() -> ExitCode {
             a_wrong_token_opens_no_link,
             a_second_agent_is_refused_with_the_reason_and_a_second_link_of_the_same_is_not,
             a_link_that_breaks_the_rules_is_closed_and_nobody_else_notices,
-            an_older_agent_without_a_token_is_said_to_have_none,
+            an_agent_that_is_too_old_for_requests_is_said_to_be_so,
             an_agent_survives_a_control_plane_that_breaks_the_rules,
             a_header_of_a_mebibyte_is_refused,
             whoever_dawdles_is_shown_out_and_holds_up_nobody,

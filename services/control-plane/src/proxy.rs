@@ -202,6 +202,9 @@ async fn send_older(
     let Grant::User { user, .. } = &token.grant else {
         return Err(Box::new(Status::forbidden("an agent's token reaches no cluster")));
     };
+    if !older.has_token() {
+        return Err(Box::new(Status::unavailable(cluster.why_unreachable())));
+    }
     let name = cluster.record().name.clone();
     if hop::upgrade_type(request.headers()).is_some() {
         let (response, socket) = older.websocket(&name, &request, user).await?;

@@ -6,9 +6,11 @@
 //!  MuxStream writes ──► output ────┘      Driver (one task) └──► MuxStream reads, Incoming::streams
 //! ```
 //!
-//! The driver is the only task that touches the socket. Text goes out before stream data, streams take turns by
-//! 16 KiB frames, and the reader never waits for a consumer: what a stream may buffer is bounded by its yamux window,
-//! what all may buffer by [`Unread`], and a queue that its consumer leaves full ends the link with a close code that says so.
+//! The driver is the only task that touches the socket. Text goes out before bulk, which is text that carries what users
+//! send, and both before stream data; streams take turns by 16 KiB frames, and the reader never waits for a consumer: what
+//! a stream may buffer is bounded by its yamux window, what all may buffer by [`Unread`], and a queue that its consumer
+//! leaves full ends the link with a close code that says so. Only where the peer's text is bulk, too, and its consumer
+//! waits for nobody, the reader lets more of it wait in the socket.
 //!
 //! yamux is spoken here and not by a library: what a stream sends is copied once, into the message that carries it; what it
 //! receives is a part of the message that brought it; opening one asks no task; and an end, an abort and a go-away stay

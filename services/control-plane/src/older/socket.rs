@@ -138,6 +138,7 @@ impl Bridge {
                 return Ok(());
             }
         };
+        // Its last words.
         let last = match &ended {
             Err(broken) if broken.is_said() => {
                 self.channels.conclude().or_else(|| self.channels.fail(&broken.to_string()))
@@ -208,7 +209,8 @@ async fn to_agent(shared: &Shared, id: &str, mut stream: SplitStream<Client>) ->
         };
         let data = ProxyCommand::WebSocketData(WebSocketData::new(id, opcode, &bytes));
         if shared.send(id, &data).await.is_err() {
-            break;
+            // The other direction tells how the link ended.
+            std::future::pending::<()>().await;
         }
     }
     Ok(())

@@ -142,6 +142,18 @@ impl Agent {
         heard
     }
 
+    /// The next binary message, in which texts may go by.
+    pub async fn hear_binary(&mut self) -> Vec<u8> {
+        let next = timeout(SOON, async {
+            loop {
+                if let Message::Binary(bytes) = self.socket.next().await.expect("the link ends").unwrap() {
+                    return bytes.to_vec();
+                }
+            }
+        });
+        next.await.expect("no binary message")
+    }
+
     /// The code and reason with which the link ends.
     pub async fn closed(&mut self) -> (u16, String) {
         let closed = timeout(SOON, async {

@@ -106,6 +106,23 @@ async fn a_message_that_can_be_no_requests_ends_the_link_and_one_that_is_not_kno
 }
 
 #[tokio::test]
+async fn binary_messages_are_yamux_from_the_agreement_on() {
+    let stage = Stage::set(&[]).await;
+    let mut agent = stage.agent().await;
+    // The agreement has been heard.
+    agent.is_served().await;
+    agent.say_binary(vec![0, 2, 0, 1, 0, 0, 0, 0, 0, 0, 0, 7]).await;
+    assert_eq!(agent.hear_binary().await, [0, 2, 0, 2, 0, 0, 0, 0, 0, 0, 0, 7], "a ping is answered");
+    let mut user = User::connect(&stage, Version::Http1).await;
+    let answer = user.get("/api/v1/pods").await;
+    let asked = agent.hear("proxy_request").await;
+    agent.answer(&asked.id, "pods").await;
+    assert_eq!(soon(answer).await.text(), "pods");
+    agent.say_binary(b"no yamux at all".to_vec()).await;
+    assert_eq!(agent.closed().await.0, 1002);
+}
+
+#[tokio::test]
 async fn a_watch_ends_between_two_events_when_the_control_plane_stops() {
     let stage = Stage::set(&[]).await;
     let mut agent = stage.agent().await;

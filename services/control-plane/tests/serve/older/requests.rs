@@ -127,6 +127,25 @@ async fn a_small_body_goes_with_the_request_and_another_as_it_comes() {
     }
 }
 
+#[tokio::test]
+async fn an_answer_may_end_before_its_request_and_ends_it() {
+    let stage = Stage::set(&[]).await;
+    let mut agent = stage.agent().await;
+    for version in VERSIONS {
+        let mut user = User::connect(&stage, version).await;
+        let (pieces, body) = piecewise();
+        let answer = user.ask(Method::POST, "/api/v1/pods", &[], body).await;
+        let asked = agent.hear("proxy_request").await;
+        pieces.send(Ok(Bytes::from("piece"))).await.unwrap();
+        agent.hear("proxy_request_chunk").await;
+        agent.say("proxy_response", Some(&asked.id), json!({"status": 413, "headers": {}, "body": "too large"})).await;
+        let answer = soon(answer).await;
+        assert_eq!((answer.status.as_u16(), answer.text()), (413, "too large"), "{version:?}");
+        assert_eq!(agent.hear("proxy_cancel").await.id, asked.id, "it would wait for the rest");
+        agent.is_served().await;
+    }
+}
+
 /// A body whose length nobody knows.
 pub fn piecewise() -> (mpsc::Sender<Result<Bytes, std::io::Error>>, Body) {
     let (sender, receiver) = mpsc::channel(1);
@@ -203,7 +222,8 @@ async fn without_a_token_nothing_is_asked_and_each_registration_brings_a_new_one
     let mut user = User::connect(&stage, Version::Http2).await;
     let answer = soon(user.get("/api/v1/pods").await).await;
     assert_eq!(answer.status, 503);
-    assert!(answer.message().contains("sent no k8s_service_token when it registered"), "{}", answer.message());
+    let message = answer.message();
+    assert!(message.contains("agent-a24174672b98d81c (version \"1.0.0-dev\") sent no k8s_service_token"), "{message}");
     let list: Value = serde_json::from_str(&clusters(&stage).await).unwrap();
     let cluster = &list["clusters"][0];
     assert!(

@@ -357,7 +357,9 @@ impl Proxied {
 
     fn refuse(&self, id: &RequestId, error: String) {
         self.metrics.failed();
-        self.say(Some(id), &ProxyReply::Error(Abort::new(error)));
+        // Of a WebSocket's start the payload names it too, and of any other it may.
+        let request_id = Some(id.to_string()).filter(|id| !id.is_empty());
+        self.say(Some(id), &ProxyReply::Error(Abort { request_id, ..Abort::new(error) }));
     }
 
     /// Says something short without waiting.

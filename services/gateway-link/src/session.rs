@@ -150,8 +150,6 @@ impl Links {
             const WAITING: &str = "registered; the control plane has not begun to send requests (gateway_hello)";
             self.condition.not_ready(WAITING);
         } else {
-            // Requests come as messages, with all that their bodies hold.
-            link.expect_bulk();
             self.condition.ready();
         }
         self.states.connected(Up { link: link.clone(), cluster_id, agent_id: identity.agent_id.clone() });
@@ -181,6 +179,9 @@ impl Links {
         let socket = self.dial(dialer, &config).await?;
         let (link, incoming, driver) = mux::start(socket, Role::Agent, config);
         self.metrics.watch(&link);
+        // A control plane of the published protocol sends requests as messages, with all that their bodies hold, as soon
+        // as it has answered the registration.
+        link.expect_bulk();
         let mut driving = JoinSet::new();
         driving.spawn(async move {
             driver.await;

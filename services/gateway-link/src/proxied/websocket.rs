@@ -38,7 +38,10 @@ const MAX_MESSAGE: usize = 1 << 20;
 const LARGE: usize = 64 * 1024;
 /// Once the client is gone, for what it has sent before to be taken, and for the other side's farewell.
 const CLOSING: Duration = Duration::from_secs(5);
-/// Of an error of the API server, what is repeated.
+/// For the API server to say why it opens no WebSocket.
+const REASON: Duration = Duration::from_secs(2);
+/// Of that, what is read, in bytes, and what is repeated, in characters.
+const MAX_ANSWER: usize = 16 * 1024;
 const MAX_REASON: usize = 1024;
 
 /// What is offered for a command or a port-forward when the client says nothing: with an exit status, and without half-close.
@@ -160,20 +163,24 @@ fn uses_channels(response: &Response<()>) -> bool {
     protocol.is_some_and(|name| name.ends_with("channel.k8s.io") && !name.starts_with("base64."))
 }
 
+/// What the API server says instead, as far as it says it soon: an answer may be one without an end.
 async fn refused(response: Response<exchange::Body<BusStream>>, route: &Route) -> Failure {
     let status = response.status();
     let mut body = response.into_body();
     let mut text = Vec::new();
-    while text.len() < MAX_REASON
-        && let Some(Ok(frame)) = body.frame().await
-    {
-        text.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
-    }
-    text.truncate(MAX_REASON);
-    // What the API server says is a Status; its message is for people.
+    let reading = async {
+        while text.len() < MAX_ANSWER
+            && let Some(Ok(frame)) = body.frame().await
+        {
+            text.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+        }
+    };
+    let _late = timeout(REASON, reading).await;
     let said = String::from_utf8_lossy(&text);
+    // What it says is a Status; the message in it is for people.
     let message =
         serde_json::from_str::<protocol::Status>(&said).map_or(said.trim().to_owned(), |status| status.message);
+    let message: String = message.chars().take(MAX_REASON).collect();
     Failure::said(format!("{} opens no WebSocket here: {status}: {message}", route.name()))
 }
 

@@ -1,21 +1,23 @@
-//! The agent: the real gateway-link and proxy-executor in one process, on a bus of it.
+//! The agent: the real gateway-link, proxy-executor and state-keeper in one process, on a bus of it.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
 
-use bus::state::{GetIdentity, Identity, SaveRegistration};
-use bus::{Bus, LocalBus, Service, Serving};
+use bus::{Bus, LocalBus, Service};
 use gateway_link::{Options, PipeOps};
-use protocol::{AgentId, Secret};
+use protocol::Secret;
 use runtime::Context;
 use targets::Names;
+use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 /// Ends when dropped.
 pub struct Agent {
-    _keeper: (Serving, Serving),
+    /// Where state-keeper has its file.
+    _folder: TempDir,
     _services: JoinSet<anyhow::Result<()>>,
     pub stop: tokio_util::sync::CancellationToken,
+    /// Of gateway-link.
+    pub health: runtime::Health,
 }
 
 /// What a test may want to be otherwise.
@@ -47,7 +49,13 @@ impl Agent {
         services: &[(&str, SocketAddr)],
         settings: Settings,
     ) -> Self {
-        let keeper = keeper(&keeper_bus).await;
+        let folder = tempfile::tempdir().unwrap();
+        let state = state_keeper::State {
+            file: Some(folder.path().join("state")),
+            key: Some(Secret::new("5a".repeat(32))),
+            ..state_keeper::State::default()
+        };
+        let keeper = state_keeper::Options { state, ..state_keeper::Options::default() };
         let names = Names::table(services.iter().map(|(name, address)| ((*name).to_owned(), *address)));
         let mut executor = settings.executor;
         executor.kubernetes.server.api_url = Some(format!("http://{api_server}"));
@@ -60,29 +68,12 @@ impl Agent {
             ..settings.link
         };
         let mut running = JoinSet::new();
+        running.spawn(state_keeper::run_on(keeper, Context::detached("state-keeper"), keeper_bus));
         let context = Context::detached("proxy-executor");
         running.spawn(proxy_executor::run_on(executor, context, executor_bus, names.clone()));
         let context = Context::detached("gateway-link");
-        let stop = context.shutdown.clone();
+        let (stop, health) = (context.shutdown.clone(), context.health.clone());
         running.spawn(gateway_link::run_on(link, context, link_bus, names));
-        Self { _keeper: keeper, _services: running, stop }
+        Self { _folder: folder, _services: running, stop, health }
     }
-}
-
-async fn keeper(bus: &Bus) -> (Serving, Serving) {
-    let fresh = Identity { agent_id: AgentId::new("agent-1").unwrap(), cluster_id: None, gateway_ws_url: None };
-    let identity = Arc::new(Mutex::new(fresh));
-    let asked = Arc::clone(&identity);
-    let get = bus.serve(move |_: GetIdentity| {
-        let identity = asked.lock().unwrap().clone();
-        async move { Ok(identity) }
-    });
-    let get = get.await.unwrap();
-    let save = bus.serve(move |registration: SaveRegistration| {
-        let mut identity = identity.lock().unwrap();
-        identity.cluster_id = Some(registration.cluster_id);
-        let saved = identity.clone();
-        async move { Ok(saved) }
-    });
-    (get, save.await.unwrap())
 }

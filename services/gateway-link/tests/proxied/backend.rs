@@ -109,7 +109,7 @@ impl Server {
             return full(StatusCode::OK, "ok");
         }
         let _gone = self.events.try_send(Event::Begun(path.clone()));
-        if request.headers().contains_key(header::UPGRADE) && last != "forbidden" {
+        if request.headers().contains_key(header::UPGRADE) && !["forbidden", "nosocket"].contains(&&*last) {
             return upgrade(&request, path, slot);
         }
         match last.as_str() {
@@ -131,7 +131,7 @@ impl Server {
                 response
             }
             "forbidden" => full(StatusCode::FORBIDDEN, "not you"),
-            "watch" => {
+            "watch" | "nosocket" => {
                 let body = Watch { says: Arc::clone(&self.says), ended: Ended(self.events.clone(), path) };
                 Response::new(body.boxed_unsync())
             }

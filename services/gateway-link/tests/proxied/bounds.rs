@@ -141,3 +141,48 @@ async fn many_answers_at_once_are_each_complete() {
         assert!(control_plane.answer(id).await.1 == crate::backend::large(), "{id}");
     }
 }
+
+/// Whatever comes, in whatever order: the link lives on, and each name can be used again in the end.
+#[tokio::test]
+async fn no_order_of_messages_breaks_the_link_or_leaves_an_exchange_behind() {
+    let service = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let services = [("shop/web:80", service.local_addr().unwrap())];
+    let (mut control_plane, _api) = cluster_with(&services, small(64 * 1024, 256 * 1024)).await;
+    let ids = ["a", "b", "c", "d"];
+    let web = r#""service_name":"web","service_namespace":"shop","service_port":80"#;
+    let mut random = 7u64;
+    let mut next = |below: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from((random >> 33) % below).unwrap()
+    };
+    for round in 0..600 {
+        let id = ids[next(4)];
+        let path = ["echo", "large", "watch", "stuck", "flood", "nothing"][next(6)];
+        let exec = format!(r#"{{"stream_id":"{id}","path":"/api/v1/{path}/exec",{TOKEN}}}"#);
+        let closing = format!(r#"{{"stream_id":"{id}"}}"#);
+        match next(15) {
+            0 => control_plane.request(id, &format!(r#""path":"/api/v1/{path}",{TOKEN},{STREAMED}"#)).await,
+            1 => control_plane.request(id, &format!(r#""path":"/api/v1/{path}","use_streaming":true,{TOKEN}"#)).await,
+            2 => control_plane.request(id, &format!(r#""path":"/api/v1/{path}","body_binary":true,{TOKEN}"#)).await,
+            3 | 4 => control_plane.chunk(id, &vec![7; next(40_000)]).await,
+            5 => control_plane.send("proxy_request_stream_end", id, "{}").await,
+            6 => control_plane.send("proxy_cancel", id, "{}").await,
+            7 => control_plane.binary(id, &vec![7; next(40_000)]).await,
+            8 => control_plane.send("proxy_websocket_start", id, &exec).await,
+            9 => control_plane.websocket(id, [1, 2, 8, 9, 10, 3][next(6)], &vec![b'x'; next(30_000)]).await,
+            10 => control_plane.send("proxy_websocket_close", id, &closing).await,
+            11 => control_plane.send("tcp_tunnel_start", id, &format!("{{{web}}}")).await,
+            12 => control_plane.send("tcp_tunnel_data", id, r#"{"data":"eA=="}"#).await,
+            13 => control_plane.send("tcp_tunnel_close", id, r#"{"reason":"x"}"#).await,
+            _ => control_plane.send("proxy_request_chunk", id, r#"{"data":7}"#).await,
+        }
+        if round % 50 == 0 {
+            control_plane.ping(&format!("after {round}")).await;
+            control_plane.forget();
+        }
+    }
+    for id in ids {
+        control_plane.gone(id).await;
+    }
+    control_plane.ping("after all of it").await;
+}

@@ -200,6 +200,11 @@ impl ControlPlane {
         !self.kept.iter().any(|got| got.id == id)
     }
 
+    /// What came so far and was not asked for is of no interest.
+    pub fn forget(&mut self) {
+        self.kept.clear();
+    }
+
     /// The next message of this exchange, which is there afterwards too.
     pub async fn peek(&mut self, id: &str) -> Got {
         let got = self.of(id).await;

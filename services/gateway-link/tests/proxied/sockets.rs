@@ -88,6 +88,9 @@ async fn a_websocket_that_is_not_opened_is_an_error_with_the_reason() {
     let got = control_plane.of("s1").await;
     assert_eq!((got.kind.as_str(), got.text("request_id")), ("proxy_error", "s1"));
     assert!(got.error().contains("403") && got.error().contains("not you"), "{got:?}");
+    start(&mut control_plane, "s1", r#""path":"/api/v1/nosocket""#).await;
+    let got = control_plane.of("s1").await;
+    assert!(got.kind == "proxy_error" && got.error().contains("200"), "an answer without an end: {got:?}");
     for path in ["/other", "/api/../x", "/api/%2e%2e/x", r"/api/\\x"] {
         start(&mut control_plane, "s2", &format!(r#""path":"{path}""#)).await;
         assert_eq!(control_plane.of("s2").await.kind, "proxy_error", "{path}");

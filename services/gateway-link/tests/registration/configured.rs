@@ -8,8 +8,7 @@ use crate::agent::{Agent, options};
 use crate::keeper::Keeper;
 use crate::peer::{OURS, Peer};
 
-const WISH: &str =
-    r#"{"revision":7,"heartbeat_interval_seconds":1,"proxy":{"namespaces":["a","b"]},"monitoring":{"enabled":true}}"#;
+const WISH: &str = r#"{"revision":7,"heartbeat_interval_seconds":1,"proxy":{"namespaces":["a","b"]},"monitoring":{"enabled":true},"tunnels":[{"name":"web","protocol":"tcp","target":"shop/web:80"},{"name":"dns","protocol":"udp","target":"kube-system/kube-dns:53"}]}"#;
 
 #[tokio::test]
 async fn a_configuration_is_in_force_stored_and_answered_setting_by_setting() {
@@ -22,8 +21,10 @@ async fn a_configuration_is_in_force_stored_and_answered_setting_by_setting() {
     let ack = link.wait_for("config_ack").await;
     assert_eq!((&ack["revision"], &ack["accepted"][0]), (&7.into(), &"heartbeat_interval_seconds".into()), "{ack}");
     let refused = ack["refused"].as_array().unwrap();
+    assert_eq!(refused.len(), 3, "{ack}");
     let reason = |setting: &str| refused.iter().find(|r| r["setting"] == setting).unwrap()["reason"].as_str().unwrap();
     assert_eq!(reason("proxy"), "no proxy-executor runs in this cluster");
+    assert!(reason("tunnels[dns]").contains("kube-system/kube-dns:53 may not be reached"), "{ack}");
     assert_eq!(reason("monitoring"), "no components-installer runs in this cluster");
     assert_eq!(keeper.stored().config.as_ref().unwrap().revision, 7);
     // Every second, and no longer every thirty.

@@ -2,6 +2,7 @@
 
 mod bench;
 mod checks;
+mod fuzz;
 mod generate;
 mod logs;
 mod show;
@@ -68,6 +69,13 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Feed made-up bytes to what reads the bytes of peers; what follows is a target, `--minutes N` or `--help`
+    #[command(disable_help_flag = true)]
+    Fuzz {
+        /// Target and options
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Write the files that are made from code
     Generate,
 }
@@ -124,6 +132,7 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Parts => parts().await?,
         Command::Test { filter } => return test::run(filter).await,
         Command::Bench { args } => return bench::run(&args).await,
+        Command::Fuzz { args } => return fuzz::run(&args).await,
         Command::Generate => generate::run().await?,
     }
     Ok(ExitCode::SUCCESS)

@@ -1,0 +1,5 @@
+//! `cargo lab fuzz`.
+
+fn main() -> std::process::ExitCode {
+    fuzz::cli::main()
+}

@@ -16,8 +16,6 @@ pub struct Agent {
     _keeper: (Serving, Serving),
     _services: JoinSet<anyhow::Result<()>>,
     pub stop: tokio_util::sync::CancellationToken,
-    /// Of gateway-link.
-    pub health: runtime::Health,
 }
 
 /// What a test may want to be otherwise.
@@ -65,9 +63,9 @@ impl Agent {
         let context = Context::detached("proxy-executor");
         running.spawn(proxy_executor::serve(executor_bus, names.clone(), executor, context));
         let context = Context::detached("gateway-link");
-        let (stop, health) = (context.shutdown.clone(), context.health.clone());
+        let stop = context.shutdown.clone();
         running.spawn(gateway_link::serve(link_bus, names, link, context));
-        Self { _keeper: keeper, _services: running, stop, health }
+        Self { _keeper: keeper, _services: running, stop }
     }
 }
 

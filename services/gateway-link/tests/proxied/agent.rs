@@ -16,8 +16,6 @@ pub struct Agent {
     _folder: TempDir,
     _services: JoinSet<anyhow::Result<()>>,
     pub stop: tokio_util::sync::CancellationToken,
-    /// Of gateway-link.
-    pub health: runtime::Health,
 }
 
 /// What a test may want to be otherwise.
@@ -72,8 +70,8 @@ impl Agent {
         let context = Context::detached("proxy-executor");
         running.spawn(proxy_executor::run_on(executor, context, executor_bus, names.clone()));
         let context = Context::detached("gateway-link");
-        let (stop, health) = (context.shutdown.clone(), context.health.clone());
+        let stop = context.shutdown.clone();
         running.spawn(gateway_link::run_on(link, context, link_bus, names));
-        Self { _folder: folder, _services: running, stop, health }
+        Self { _folder: folder, _services: running, stop }
     }
 }

@@ -5,17 +5,6 @@ use serde_json::Value;
 use crate::backend::{Backend, Event, large};
 use crate::{STREAMED, Settings, TOKEN, cluster, cluster_with};
 
-/// A control plane that never says `gateway_hello` may send requests as soon as the agent is registered.
-#[tokio::test]
-async fn an_agent_is_ready_once_it_is_registered() {
-    let (mut control_plane, _api) = cluster().await;
-    let begun = std::time::Instant::now();
-    while !control_plane.agent.health.is_ready() {
-        assert!(begun.elapsed() < crate::control_plane::LIMIT, "not ready");
-        control_plane.ping("a moment").await;
-    }
-}
-
 #[tokio::test]
 async fn an_answer_comes_in_pieces_as_it_is() {
     let (mut control_plane, _api) = cluster().await;

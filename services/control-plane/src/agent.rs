@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use mux::{CloseCode, Closed, ControlFrame, Incoming, Link, LinkMetrics, Role, Timed, Unread, Windows};
 use protocol::message::{ErrorReport, GatewayHello, GoAway, Pong, Register, RegisterSuccess, YamuxConfig};
-use protocol::{AgentMessage, ControlMessage, RequestId, capability};
+use protocol::{AgentId, AgentMessage, ControlMessage, RequestId, capability};
 use runtime::error_text;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
@@ -139,14 +139,7 @@ impl Agents {
         let (request_id, register) = timeout(REGISTER_TIMEOUT, first_register(&mut incoming, link))
             .await
             .unwrap_or(Err(LinkError::NoRegistration))?;
-        let registered = match token.session.as_ref().filter(|session| session.agent != register.agent_id) {
-            Some(session) => Err(RegistrationRefused::OtherAgentsToken {
-                owner: session.agent.clone(),
-                refused: register.agent_id.clone(),
-            }),
-            None => self.clusters.register(cluster_name, &register.agent_id).await,
-        };
-        let cluster = match registered {
+        let cluster = match self.register(cluster_name, &token, &register.agent_id).await {
             Ok(cluster) => cluster,
             Err(refused) => {
                 if let RegistrationRefused::Store(error) = &refused {
@@ -192,6 +185,22 @@ impl Agents {
             live.end();
         }
         outcome
+    }
+}
+
+impl Agents {
+    /// Binds the agent to its cluster, if the token is its own.
+    async fn register(
+        &self,
+        cluster: &str,
+        token: &AgentToken,
+        agent: &AgentId,
+    ) -> Result<Arc<Cluster>, RegistrationRefused> {
+        if let Some(session) = token.session.as_ref().filter(|session| session.agent != *agent) {
+            let (owner, refused) = (session.agent.clone(), agent.clone());
+            return Err(RegistrationRefused::OtherAgentsToken { owner, refused });
+        }
+        self.clusters.register(cluster, agent).await
     }
 }
 
@@ -308,7 +317,7 @@ impl Registered<'_> {
         match message {
             AgentMessage::Register(register) => {
                 let name = self.cluster.record().name.clone();
-                self.agents.clusters.register(&name, &register.agent_id).await?;
+                self.agents.register(&name, &self.credential.token, &register.agent_id).await?;
                 self.presence.update(&register);
                 if let Some(older) = older {
                     older.replace_token(register.k8s_service_token.clone());

@@ -80,7 +80,8 @@ impl Tokens {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         known.insert(used.id.as_str().into(), Arc::new(used.clone()));
         drop(known);
-        self.folder.put(&used)
+        // One that is revoked meanwhile stays so.
+        self.folder.replace(&used).map(drop)
     }
 
     /// As stored now. Blocks.

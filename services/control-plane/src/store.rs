@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use runtime::error_text;
-use runtime::files::{sync_folder, write_atomically};
+use runtime::files::{replace_atomically, sync_folder, write_atomically};
 use serde::{Serialize, de::DeserializeOwned};
 
 #[derive(Debug, thiserror::Error)]
@@ -96,6 +96,14 @@ impl<T: Record> Folder<T> {
         let failed = |source| StoreError::Write { path: path.clone(), source };
         let text = serde_json::to_vec_pretty(record).map_err(|e| failed(e.into()))?;
         write_atomically(&path, &text).map_err(failed)
+    }
+
+    /// The same for one that is there: false when it is not, or is removed meanwhile.
+    pub fn replace(&self, record: &T) -> Result<bool, StoreError> {
+        let path = self.file(record.name())?;
+        let failed = |source| StoreError::Write { path: path.clone(), source };
+        let text = serde_json::to_vec_pretty(record).map_err(|e| failed(e.into()))?;
+        replace_atomically(&path, &text).map_err(failed)
     }
 
     /// True if there was one.

@@ -20,7 +20,7 @@ impl Backoff {
     pub fn next(&mut self) -> Duration {
         let wait = self.next;
         self.next = (wait * 2).min(self.max);
-        wait.mul_f64(rand::random_range(0.75..=1.25)).min(self.max)
+        wait.mul_f64(rand::random_range(0.75..=1.25))
     }
 
     /// The last connection was good: begin with the short wait again.

@@ -29,8 +29,10 @@ pub struct Credentials {
 
 #[derive(Debug, Default)]
 struct Memory {
-    /// The last that was given over a link of this process.
-    given: Option<LinkToken>,
+    /// The last that was given, or stored, as far as this process knows.
+    known: Option<LinkToken>,
+    /// It is not stored: no other process knows it.
+    unsaved: bool,
     /// The stored one is refused, and another was accepted: it goes when the next is stored.
     stale: bool,
 }
@@ -43,11 +45,24 @@ impl Credentials {
 
     /// The token given last: to this process, or to another one of this agent.
     pub async fn given(&self) -> Result<Option<Secret>, String> {
-        let stored = self.bus.request(&GetLinkToken {}).await.map_err(|error| error.to_string())?.token;
-        let known = self.memory().given.clone();
-        // What could not be stored is known to this process alone.
-        let newest = known.into_iter().chain(stored).max_by_key(|token| token.expires_at);
-        Ok(newest.map(|newest| newest.token))
+        let stored = self.bus.request(&GetLinkToken {}).await;
+        let mut memory = self.memory();
+        let known = match stored {
+            Ok(stored) => {
+                let unsaved = memory.known.take().filter(|_| memory.unsaved);
+                memory.known = unsaved.into_iter().chain(stored.token).max_by_key(|token| token.expires_at);
+                memory.known.clone()
+            }
+            // While nobody can say what is stored, what was known before is as good.
+            Err(error) => Some(memory.known.clone().ok_or_else(|| error.to_string())?),
+        };
+        Ok(known.map(|known| known.token))
+    }
+
+    /// It is refused: nothing but what is stored counts from here on.
+    pub fn refused(&self) {
+        let mut memory = self.memory();
+        (memory.known, memory.unsaved) = (None, false);
     }
 
     /// The token of the settings. The file is read anew.
@@ -62,23 +77,28 @@ impl Credentials {
         if token.is_empty() { Err(CredentialError::NoToken) } else { Ok(token) }
     }
 
-    /// The control plane refuses the token that it has given, and accepts that of the settings.
+    /// The control plane accepts the token of the settings in place of the refused one.
     pub fn given_is_stale(&self) {
-        *self.memory() = Memory { given: None, stale: true };
+        self.memory().stale = true;
     }
 
     /// Keeps a new token. From here on this process goes by it; an error says why others and later ones do not.
     pub async fn keep(&self, token: LinkToken) -> Result<(), RequestError<bus::state::StateError>> {
         let stale = {
             let mut memory = self.memory();
-            memory.given = Some(token.clone());
-            std::mem::take(&mut memory.stale)
+            (memory.known, memory.unsaved) = (Some(token.clone()), true);
+            memory.stale
         };
-        if stale && let Err(error) = self.bus.request(&SaveLinkToken { token: None }).await {
-            self.memory().stale = true;
-            return Err(error);
+        if stale {
+            self.bus.request(&SaveLinkToken { token: None }).await?;
         }
-        self.bus.request(&SaveLinkToken { token: Some(token) }).await.map(drop)
+        self.bus.request(&SaveLinkToken { token: Some(token.clone()) }).await?;
+        let mut memory = self.memory();
+        memory.stale = false;
+        if memory.known.as_ref() == Some(&token) {
+            memory.unsaved = false;
+        }
+        Ok(())
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {

@@ -20,6 +20,8 @@ pub struct Known(Arc<Mutex<BTreeMap<Service, Heard>>>);
 struct Heard {
     at: Instant,
     outcome: Result<Facts, String>,
+    /// The cluster as it was seen last, and when that was said.
+    cluster: Option<(ClusterFacts, Instant)>,
 }
 
 impl Known {
@@ -41,8 +43,11 @@ impl Known {
             RequestError::NoResponder => "it is not there".to_owned(),
             error => error.to_string(),
         });
-        let heard = Heard { at: Instant::now(), outcome };
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(R::SERVED_BY, heard);
+        let at = Instant::now();
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = outcome.as_ref().ok().and_then(|facts| facts.cluster.clone()).map(|cluster| (cluster, at));
+        let cluster = seen.or_else(|| known.remove(&R::SERVED_BY)?.cluster);
+        known.insert(R::SERVED_BY, Heard { at, outcome, cluster });
     }
 
     /// Adds what is known, with its age.
@@ -50,12 +55,11 @@ impl Known {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for (service, heard) in known {
             let age = heard.at.elapsed().as_secs();
-            if let Ok(Facts { cluster: Some(cluster), .. }) = &heard.outcome {
-                let ClusterFacts { k8s_version, nodes, pods, age_seconds } = cluster;
-                metadata.k8s_version.clone_from(k8s_version);
+            if let Some((ClusterFacts { k8s_version, nodes, pods, age_seconds }, said)) = heard.cluster {
+                metadata.k8s_version = k8s_version;
                 metadata.k8s_nodes = nodes.unwrap_or_default();
                 metadata.k8s_pods = pods.unwrap_or_default();
-                metadata.k8s_age_seconds = Some(age_seconds.saturating_add(age));
+                metadata.k8s_age_seconds = Some(age_seconds.saturating_add(said.elapsed().as_secs()));
             }
             metadata.components.insert(service.to_string(), component(heard.outcome, age));
         }

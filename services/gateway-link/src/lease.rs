@@ -42,6 +42,7 @@ impl Candidate {
             match self.ask().await {
                 Ok(LeaseState { held: true, .. }) => return Some(Held { candidate: self.clone() }),
                 Ok(LeaseState { holder, .. }) => {
+                    failures = 0;
                     waiting(format!("standing by: {holder} has the link to a control plane that takes one only"));
                 }
                 Err(error) => {

@@ -129,7 +129,7 @@ pub struct Tls {
 pub struct Reconnect {
     /// Wait before the first new attempt; doubles with each, and varies by a quarter either way.
     pub initial: Duration,
-    /// The longest wait.
+    /// The longest wait, before it is varied.
     pub max: Duration,
 }
 
@@ -252,7 +252,7 @@ pub struct UdpTunnels {
 
 impl Default for UdpTunnels {
     fn default() -> Self {
-        Self { session_timeout: Duration::from_secs(300), max_sessions: 1000, buffer_size: 256 * 1024 }
+        Self { session_timeout: Duration::from_secs(300), max_sessions: 1000, buffer_size: 64 * 1024 }
     }
 }
 

@@ -42,6 +42,9 @@ pub enum RegisterError {
     Unreadable(#[from] protocol::ParseError),
     #[error("the control plane refuses the registration: {0}")]
     Refused(String),
+    /// The id that was sent is of no use: registering without one may succeed.
+    #[error("the control plane does not know the cluster's id any more: {0}")]
+    Forgotten(String),
     #[error("no answer to the registration within {0:?}")]
     Timeout(Duration),
     #[error("the link was lost during registration")]
@@ -74,6 +77,9 @@ pub async fn register(
         match ControlMessage::parse(text)?.1 {
             ControlMessage::RegisterSuccess(success) => break success,
             ControlMessage::RegisterInProgress => deadline = Instant::now() + limit,
+            ControlMessage::Error(report) if introduction.cluster_id().is_some() && report.asks_for_registration() => {
+                return Err(RegisterError::Forgotten(report.error));
+            }
             ControlMessage::Error(ErrorReport { error, .. }) => return Err(RegisterError::Refused(error)),
             other => tracing::debug!(kind = other.kind(), "message before the registration's answer"),
         }
@@ -126,9 +132,13 @@ async fn save(
 }
 
 impl Introduction<'_> {
+    fn cluster_id(&self) -> Option<&ClusterId> {
+        self.identity.cluster_id.as_ref().filter(|_| !self.forgotten)
+    }
+
     fn register(self) -> Register {
-        let Self { options, version, identity, k8s_version, forgotten } = self;
-        let cluster_id = identity.cluster_id.clone().filter(|_| !forgotten);
+        let cluster_id = self.cluster_id().cloned();
+        let Self { options, version, identity, k8s_version, .. } = self;
         let mode = if cluster_id.is_some() { "resume" } else { "fresh" };
         Register {
             cluster_id,

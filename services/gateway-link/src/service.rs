@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bus::Bus;
+use bus::state::{GetIdentity, Identity};
 use mux::{CloseCode, LinkMetrics};
 use runtime::Condition;
 use targets::Names;
@@ -19,7 +20,7 @@ use crate::heartbeat::{Cadence, Heartbeats};
 use crate::lease::{Candidate, Held};
 use crate::metrics::{ConnectionState, Metrics};
 use crate::options::Options;
-use crate::register::{hostname, identity};
+use crate::register::{RegisterError, hostname, identity};
 use crate::session::{Established, Links, STABLE, SessionError};
 use crate::state::States;
 use crate::tunnel::Tunnels;
@@ -92,6 +93,8 @@ struct Course {
     resume: bool,
     /// The control plane does not know the cluster's id any more.
     forgotten: bool,
+    /// As state-keeper has said it last: while it is away, that is who this agent is.
+    identity: Option<Identity>,
 }
 
 impl Course {
@@ -103,13 +106,47 @@ impl Course {
     }
 
     async fn connect<'a>(&mut self, links: &'a Links) -> Result<Established<'a>, SessionError> {
-        let identity = identity(&links.forwarder.bus, |reason| links.condition.not_ready(reason)).await;
-        links.configuration.restore().await;
+        let identity = self.identity(links).await;
         self.permitted(&links.condition).await;
-        if std::mem::take(&mut self.resume)
-            && let (Some(cluster), Some(gateway)) = (&identity.cluster_id, &identity.gateway_ws_url)
-        {
-            match links.resume(&identity, cluster, gateway).await {
+        let connecting = Self::dial(links, &identity, std::mem::take(&mut self.resume), self.forgotten);
+        let outcome = match &self.held {
+            None => connecting.await,
+            Some(held) => tokio::select! {
+                outcome = connecting => outcome,
+                holder = held.lost() => Err(SessionError::LeaseLost(holder)),
+            },
+        };
+        match &outcome {
+            Ok(link) => self.identity = Some(link.identity.clone()),
+            Err(SessionError::Register(RegisterError::Forgotten(_))) => self.forgotten = true,
+            Err(_) => {}
+        }
+        outcome
+    }
+
+    async fn identity(&mut self, links: &Links) -> Identity {
+        let bus = &links.forwarder.bus;
+        let known = match (bus.request(&GetIdentity {}).await, self.identity.take()) {
+            (Ok(identity), _) => identity,
+            (Err(error), Some(known)) => {
+                tracing::warn!(%error, "no identity from state-keeper: going by the last");
+                known
+            }
+            (Err(_), None) => identity(bus, |reason| links.condition.not_ready(reason)).await,
+        };
+        self.identity = Some(known.clone());
+        known
+    }
+
+    async fn dial<'a>(
+        links: &'a Links,
+        identity: &Identity,
+        resume: bool,
+        forgotten: bool,
+    ) -> Result<Established<'a>, SessionError> {
+        links.configuration.restore().await;
+        if resume && let (Some(cluster), Some(gateway)) = (&identity.cluster_id, &identity.gateway_ws_url) {
+            match links.resume(identity, cluster, gateway).await {
                 Err(error) => {
                     let error = runtime::error_text(&error);
                     tracing::warn!(error, "the gateway of the last registration is not there: registering anew");
@@ -117,7 +154,7 @@ impl Course {
                 established => return established,
             }
         }
-        links.connect(&identity, self.forgotten).await
+        links.connect(identity, forgotten).await
     }
 
     async fn release(&mut self) {
@@ -167,6 +204,7 @@ async fn keep_linked(links: &Links) -> anyhow::Result<()> {
         held: None,
         resume: true,
         forgotten: false,
+        identity: None,
     };
     loop {
         links.states.set(if registered_before { ConnectionState::Reconnecting } else { ConnectionState::Connecting });

@@ -73,6 +73,8 @@ pub struct Established<'a> {
     links: &'a Links,
     link: Link,
     incoming: Incoming,
+    /// Who this agent is registered as.
+    pub identity: Identity,
     /// What the control plane can do beyond the published protocol.
     capabilities: Vec<String>,
     tasks: JoinSet<()>,
@@ -118,7 +120,7 @@ impl Links {
             );
         }
         let Some(gateway) = gateway else {
-            return Ok(self.established(opened, identity, cluster_id, capabilities));
+            return Ok(self.established(opened, as_registered(identity, &cluster_id, None), capabilities));
         };
         opened.link.close(CloseCode::Normal, "registered; going on at the gateway");
         opened.link.closed().await;
@@ -135,16 +137,10 @@ impl Links {
         let dialer = Dialer::to_gateway(&self.options.pipeops, gateway, cluster_id, self.context.version)?;
         let opened = self.open(&dialer).await?;
         tracing::info!(%cluster_id, gateway, "going on at the gateway");
-        Ok(self.established(opened, identity, cluster_id.clone(), Vec::new()))
+        Ok(self.established(opened, as_registered(identity, cluster_id, Some(gateway)), Vec::new()))
     }
 
-    fn established(
-        &self,
-        opened: Opened,
-        identity: &Identity,
-        cluster_id: ClusterId,
-        capabilities: Vec<String>,
-    ) -> Established<'_> {
+    fn established(&self, opened: Opened, identity: Identity, capabilities: Vec<String>) -> Established<'_> {
         let Opened { link, incoming, driving } = opened;
         if capability::has(&capabilities, capability::STREAMS_2) {
             const WAITING: &str = "registered; the control plane has not begun to send requests (gateway_hello)";
@@ -152,12 +148,15 @@ impl Links {
         } else {
             self.condition.ready();
         }
-        self.states.connected(Up { link: link.clone(), cluster_id, agent_id: identity.agent_id.clone() });
+        if let Some(cluster_id) = identity.cluster_id.clone() {
+            self.states.connected(Up { link: link.clone(), cluster_id, agent_id: identity.agent_id.clone() });
+        }
         Established {
             links: self,
             proxied: Proxied::new(link.clone(), &self.forwarder, &self.options.proxied),
             link,
             incoming,
+            identity,
             capabilities,
             tasks: driving,
             streams: JoinSet::new(),
@@ -195,7 +194,10 @@ impl Links {
         let mut refusal = None;
         if let Some(token) = &given {
             match dialer.dial(token, config.websocket()).await {
-                Err(error @ DialError::Refused { .. }) => refusal = Some(SessionError::from(error)),
+                Err(error @ DialError::Refused { .. }) => {
+                    self.credentials.refused();
+                    refusal = Some(SessionError::from(error));
+                }
                 outcome => return Ok(outcome?),
             }
         }
@@ -207,7 +209,7 @@ impl Links {
                 self.credentials.given_is_stale();
                 return Ok(socket);
             }
-            (Err(error), _) if !error.is_refusal() => return Err(error),
+            (Err(error), None) if !error.is_refusal() => return Err(error),
             // That of the settings is used up by the first registration.
             (Err(error), refusal) => refusal.unwrap_or(error),
         };
@@ -399,6 +401,14 @@ impl Established<'_> {
     /// A message that cannot be sent any more is no error here: the end of the link is reported by the link itself.
     async fn say(&self, message: AgentMessage) {
         let _gone = self.link.send(message.encode(None)).await;
+    }
+}
+
+fn as_registered(identity: &Identity, cluster_id: &ClusterId, gateway: Option<&str>) -> Identity {
+    Identity {
+        agent_id: identity.agent_id.clone(),
+        cluster_id: Some(cluster_id.clone()),
+        gateway_ws_url: gateway.map(str::to_owned),
     }
 }
 

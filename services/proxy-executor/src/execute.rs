@@ -110,7 +110,8 @@ impl Executor {
         self.limits.check(&head.method, &head.uri, &head.headers).map_err(|e| Box::new(e.status()))?;
         let given = user.is_none() && head.headers.contains_key(header::AUTHORIZATION);
         if given {
-            // Whom these credentials may impersonate is for the API server to say.
+            // Whom these credentials may impersonate is for the API server to say, and whom nobody may, for the owner.
+            self.policy.check_user(&impersonated(&head.headers)).map_err(|e| Box::new(e.status()))?;
             identity::strip_ours(&mut head.headers);
         } else {
             identity::strip(&mut head.headers);
@@ -168,6 +169,13 @@ fn parent(stream: Option<&TraceParent>, headers: &HeaderMap) -> Option<TracePare
     let request = TraceParent::from_headers(headers);
     let same = |stream: &&TraceParent| request.is_none_or(|request| request.trace_id == stream.trace_id);
     stream.filter(same).copied().or(request)
+}
+
+/// Whom a request asks to run as.
+fn impersonated(headers: &HeaderMap) -> User {
+    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let name = headers.get(IMPERSONATE_USER).map(text).unwrap_or_default();
+    User { name, groups: headers.get_all(IMPERSONATE_GROUP).iter().map(text).collect() }
 }
 
 fn impersonate(user: &User, headers: &mut HeaderMap) -> Result<(), String> {

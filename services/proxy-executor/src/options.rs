@@ -3,7 +3,7 @@ use runtime::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::policy::VERBS;
+use protocol::config::VERBS;
 
 /// Settings of the proxy-executor.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]

@@ -16,7 +16,6 @@ use crate::options::{InvalidPolicy, Policy};
 use asked::Asked;
 use limits::{Limit, Whose};
 
-pub use limits::VERBS;
 pub use verdict::narrower;
 
 /// The owner's policy, and the control plane's as it was last heard.

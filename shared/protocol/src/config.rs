@@ -16,6 +16,9 @@ const MAX_TEXT: usize = 253;
 /// The shortest and the longest interval of heartbeats, in seconds.
 const HEARTBEAT: std::ops::RangeInclusive<u64> = 1..=3600;
 
+/// Every verb that an operation on objects of the Kubernetes API may have.
+pub const VERBS: [&str; 8] = ["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"];
+
 /// The whole of it: a later one replaces an earlier one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -31,7 +34,7 @@ pub struct ClusterConfig {
     /// What is to be installed to watch the cluster.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub monitoring: Option<Monitoring>,
-    /// Services that the control plane opens tunnels to.
+    /// Services that the control plane opens tunnels to. Whether it may is for the cluster to say, entry or not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tunnels: Option<Vec<Forward>>,
 }
@@ -112,6 +115,8 @@ pub enum InvalidConfig {
     TooMany(&'static str),
     #[error("{setting} names {text:?}: 1 to {MAX_TEXT} visible characters without a space are expected")]
     Text { setting: &'static str, text: String },
+    #[error("proxy.verbs names {0:?}: there are {all}", all = VERBS.join(", "))]
+    Verb(String),
     #[error("two tunnels are called {0:?}")]
     SameName(String),
 }
@@ -126,7 +131,10 @@ impl ClusterConfig {
             return Err(InvalidConfig::Heartbeat(seconds));
         }
         if let Some(proxy) = &self.proxy {
-            check_list("proxy.verbs", proxy.verbs.as_deref().unwrap_or_default())?;
+            let verbs = proxy.verbs.as_deref().unwrap_or_default();
+            if let Some(verb) = verbs.iter().find(|verb| !VERBS.contains(&verb.as_str())) {
+                return Err(InvalidConfig::Verb(verb.chars().take(MAX_TEXT).collect()));
+            }
             check_list("proxy.namespaces", proxy.namespaces.as_deref().unwrap_or_default())?;
             check_list("proxy.denied_subresources", &proxy.denied_subresources)?;
         }
@@ -204,6 +212,9 @@ mod tests {
         assert_eq!(read(&format!(r#"{{"tunnels":[{web}]}}"#)), Ok(()));
         assert_eq!(read(&format!(r#"{{"tunnels":[{web},{web}]}}"#)), Err(InvalidConfig::SameName("web".into())));
         let many = vec![r#""a""#; 257].join(",");
-        assert_eq!(read(&format!(r#"{{"proxy":{{"verbs":[{many}]}}}}"#)), Err(InvalidConfig::TooMany("proxy.verbs")));
+        let namespaces = read(&format!(r#"{{"proxy":{{"namespaces":[{many}]}}}}"#));
+        assert_eq!(namespaces, Err(InvalidConfig::TooMany("proxy.namespaces")));
+        assert_eq!(read(r#"{"proxy":{"verbs":["read"]}}"#), Err(InvalidConfig::Verb("read".into())));
+        assert_eq!(read(r#"{"proxy":{"verbs":["get","deletecollection"]}}"#), Ok(()));
     }
 }

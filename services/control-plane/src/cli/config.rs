@@ -11,7 +11,7 @@ use crate::service;
 
 /// An example that says all there is.
 const EXAMPLE: &str = "\
-What a configuration may say, in YAML. What it does not say is left to the cluster's own settings, and what the
+What a configuration may say, in YAML; an empty one ({}) withdraws all. What it does not say is left to the cluster's own settings, and what the
 cluster's owner does not allow stays forbidden; `config show` gives the cluster's answer.
 
   heartbeat_interval_seconds: 30      # 1 to 3600, while the link is up
@@ -23,7 +23,7 @@ cluster's owner does not allow stays forbidden; `config show` gives the cluster'
   monitoring:
     enabled: true
     components: [prometheus, loki]    # absent: those of the agent's own settings
-  tunnels:                            # Services that tunnels are opened to
+  tunnels:                            # how long tunnels to Services may stand idle; none needs an entry
     - name: orders-db
       protocol: tcp                   # or udp
       target: shop/postgres:5432      # namespace/service:port

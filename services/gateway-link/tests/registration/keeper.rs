@@ -72,6 +72,11 @@ impl Keeper {
         self.stored.lock().unwrap()
     }
 
+    /// Nobody answers any more.
+    pub fn goes_away(&mut self) {
+        self.serving.clear();
+    }
+
     async fn serve<R: Request>(&mut self, answer: fn(&mut Stored, R) -> R::Reply) {
         let stored = Arc::clone(&self.stored);
         let bus = self.bus.bus(Service::StateKeeper);

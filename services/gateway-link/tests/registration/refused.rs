@@ -94,3 +94,28 @@ async fn a_control_plane_that_forgets_the_cluster_gets_a_registration_without_it
     assert_eq!(link.hear("heartbeat").await["cluster_id"], "c-2");
     assert_eq!(keeper.stored().identity.cluster_id.as_ref().unwrap().as_str(), "c-2");
 }
+
+#[tokio::test]
+async fn an_id_that_is_refused_at_the_registration_is_not_sent_again() {
+    let (keeper, peer) = (Keeper::start().await, Peer::start().await);
+    keeper.stored().identity.cluster_id = Some("c-0".parse().unwrap());
+    let agent = Agent::start(&keeper, options(&peer));
+    let mut link = peer.accept().await;
+    assert_eq!(link.hear("register").await["cluster_id"], "c-0");
+    link.tell("error", r#"{"error":"cluster not found"}"#).await;
+    link.ended().await;
+    let mut link = peer.accept().await;
+    assert_eq!(link.register(OURS).await.get("cluster_id"), None);
+    link.hear("heartbeat").await;
+    assert_eq!(keeper.stored().identity.cluster_id.as_ref().unwrap().as_str(), "c-1");
+    drop(link);
+    // Without an id it is what it says: a refusal.
+    keeper.stored().identity.cluster_id = None;
+    drop(agent);
+    let agent = Agent::start(&keeper, options(&peer));
+    let mut link = peer.accept().await;
+    link.hear("register").await;
+    link.tell("error", r#"{"error":"cluster not found"}"#).await;
+    let said = agent.failed().await;
+    assert!(said.contains("cluster not found"), "{said}");
+}

@@ -67,3 +67,20 @@ async fn a_replica_that_comes_second_goes_by_the_token_that_the_first_was_given(
     assert_eq!(link.token, "given-1");
     link.register(OURS).await;
 }
+
+#[tokio::test]
+async fn a_link_comes_back_while_state_keeper_is_away() {
+    let (mut keeper, peer) = (Keeper::start().await, Peer::start().await);
+    let _agent = Agent::start(&keeper, options(&peer));
+    let mut link = peer.accept().await;
+    link.register(OURS).await;
+    link.tell("token_refresh", GIVEN).await;
+    link.wait_for("token_refresh_ack").await;
+    keeper.goes_away();
+    drop(link);
+    let mut link = peer.accept().await;
+    assert_eq!(link.token, "given-1");
+    let register = link.register(OURS).await;
+    assert_eq!((&register["agent_id"], &register["cluster_id"]), (&"agent-1".into(), &"c-1".into()));
+    link.hear("heartbeat").await;
+}

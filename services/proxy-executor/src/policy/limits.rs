@@ -8,8 +8,6 @@ use super::asked::{Ambiguous, Asked, Resource};
 
 /// Verbs that change nothing.
 pub const READING: [&str; 3] = ["get", "list", "watch"];
-/// Every verb that an operation on objects may have.
-pub const VERBS: [&str; 8] = ["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"];
 /// Subresources behind which there is a session, whatever the method: kubectl begins each with a GET.
 const SESSIONS: [&str; 3] = ["exec", "attach", "portforward"];
 /// Behind it there is another server, which does what it likes with a GET.

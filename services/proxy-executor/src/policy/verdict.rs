@@ -2,7 +2,9 @@
 
 use protocol::config::{ProxyPolicy, Refused};
 
-use super::limits::{READING, VERBS, list};
+use protocol::config::VERBS;
+
+use super::limits::{READING, list};
 
 /// Where `owner` allows less than `wished` does.
 pub fn narrower(owner: &ProxyPolicy, wished: &ProxyPolicy) -> Vec<Refused> {

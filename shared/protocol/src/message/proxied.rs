@@ -181,11 +181,14 @@ impl WebSocketData {
         Self { stream_id: stream_id.to_owned(), data: Base64(data.into()), message_type: None, request_id: None }
     }
 
-    /// The opcode and what follows it.
+    /// The opcode and what follows it. Some peers send bytes without one, and name it as `message_type` only.
     ///
     /// # Errors
-    /// When it does not begin with an opcode.
+    /// When there is none.
     pub fn parts(&self) -> Result<(Opcode, Bytes), ContentError> {
+        if let Some(named) = self.message_type.filter(|named| self.data.0.first() != Some(named)) {
+            return Ok((named.try_into()?, self.data.0.clone()));
+        }
         let code = *self.data.0.first().ok_or(ContentError::NoOpcode)?;
         Ok((code.try_into()?, self.data.0.slice(1..)))
     }

@@ -109,6 +109,10 @@ fn a_websocket_message_keeps_its_kind() {
     let data = WebSocketData::new("s", Opcode::Binary, b"\0x");
     assert_eq!(serde_json::to_string(&data).unwrap(), r#"{"stream_id":"s","data":"AgB4"}"#);
     assert_eq!(data.parts().unwrap(), (Opcode::Binary, b"\0x"[..].into()));
+    let bare = WebSocketData { message_type: Some(1), data: Base64("hello".into()), ..data.clone() };
+    assert_eq!(bare.parts().unwrap(), (Opcode::Text, "hello".into()));
+    let named = WebSocketData { message_type: Some(2), ..data.clone() };
+    assert_eq!(named.parts().unwrap(), data.parts().unwrap());
     let empty = WebSocketData { data: Base64::default(), ..data.clone() };
     let odd = WebSocketData { data: Base64(b"\x07"[..].into()), ..data };
     assert!(empty.parts().is_err() && odd.parts().is_err());

@@ -17,7 +17,7 @@ impl Backoff {
     pub(super) fn next(&mut self) -> Duration {
         let wait = self.next;
         self.next = (wait * 2).min(LONGEST);
-        wait.mul_f64(rand::random_range(0.75..=1.25)).min(LONGEST)
+        wait.mul_f64(rand::random_range(0.75..=1.25))
     }
 
     /// The last link was a good one.

@@ -154,7 +154,9 @@ async fn carry(mut near: TcpStream, target: SocketAddr, orders: watch::Receiver<
     };
     if !whole {
         reset(near);
-        far.map(reset);
+        if let Some(far) = far {
+            reset(far);
+        }
     }
 }
 

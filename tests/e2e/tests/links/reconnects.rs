@@ -147,7 +147,7 @@ impl Held {
             && self.threads <= before.threads + MORE_THREADS
             && self.kib <= before.kib + MORE_MEMORY / 1024
             && self.tasks <= before.tasks + MORE_TASKS;
-        ensure!(fits, "{before:?}, then {self:?}");
+        ensure!(fits, "{}: {before:?}, then {self:?}", self.name);
         Ok(())
     }
 }

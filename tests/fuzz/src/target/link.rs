@@ -123,13 +123,12 @@ async fn one(config: &Config, input: &[u8]) -> Result<String, String> {
         if open > 2 * STREAMS { Err(format!("{open} streams are open")) } else { Ok(()) }
     };
     let sends = async {
-        let outcome = if manner.is_raw {
+        if manner.is_raw {
             send_raw(near, bytes, size, watched).await
         } else {
             let socket = WebSocketStream::from_raw_socket(near, peer, None).await;
             send(socket, bytes, size, watched).await
-        };
-        outcome
+        }
     };
     let (closed, (), sent) = tokio::join!(driver, use_link(link.clone(), incoming, manner), sends);
     sent?;

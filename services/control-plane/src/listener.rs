@@ -99,7 +99,9 @@ impl Listener {
             let this = Arc::clone(&self);
             self.tasks.spawn(async move {
                 let _counted = this.metrics.connection();
-                match this.cut.run_until_cancelled(this.connection(tcp)).await {
+                // Boxed: a link lasts, and need not carry what requests before it took.
+                let connection = Box::pin(this.connection(tcp));
+                match this.cut.run_until_cancelled(connection).await {
                     Some(Ok(Some(upgraded))) => Box::pin(this.upgraded(*upgraded)).await,
                     Some(Err(error)) => tracing::debug!(%error, "connection failed"),
                     Some(Ok(None)) | None => {}

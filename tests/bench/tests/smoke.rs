@@ -133,5 +133,16 @@ async fn the_link_bench_gives_a_figure_for_every_row_and_subject() {
         }
         value(&records, &format!("{rtt}-small-beside-bulk"), "pipeops", "added-p99-ms");
     }
+    for metric in ["registered-s", "back-s"] {
+        assert!(value(&records, "storm-2000", "control-plane", metric) > 0.0, "{metric}");
+    }
+    for metric in ["registered-cpu-s", "back-cpu-s"] {
+        value(&records, "storm-2000", "control-plane", metric);
+    }
+    for metric in ["unacknowledged-heartbeats", "lost-links"] {
+        assert!(value(&records, "storm-2000", "control-plane", metric) == 0.0, "{metric}");
+    }
+    value(&records, "idle-agent", "control-plane", "KiB");
+    assert!(value(&records, "idle-agent", "gateway-link", "rss-MiB") > 1.0);
     json_has_what_it_is_said_to_have("link", &report, &records);
 }

@@ -124,10 +124,11 @@ async fn one(config: &Config, input: &[u8]) -> Result<String, String> {
     };
     let sends = async {
         if manner.is_raw {
-            return send_raw(near, bytes, size, watched).await;
+            send_raw(near, bytes, size, watched).await
+        } else {
+            let socket = WebSocketStream::from_raw_socket(near, peer, None).await;
+            send(socket, bytes, size, watched).await
         }
-        let socket = WebSocketStream::from_raw_socket(near, peer, None).await;
-        send(socket, bytes, size, watched).await
     };
     let (closed, (), sent) = tokio::join!(driver, use_link(link.clone(), incoming, manner), sends);
     sent?;

@@ -150,21 +150,22 @@ impl Mutator {
     }
 }
 
-/// A yamux frame: mostly one that can be, sometimes with a body.
+/// A yamux frame: mostly one that can be, as the first that cannot is the last that is read; some with a body.
 fn frame(random: &mut StdRng) -> Vec<u8> {
-    let version = u8::from(random.random_bool(0.02));
-    let kind = random.random_range(0..=4_u8);
-    let flags = random.random_range(0..16_u16);
+    const USUAL: [u16; 6] = [0, 0, 1, 2, 4, 8];
+    let odd = random.random_bool(0.05);
+    let version = u8::from(odd && random.random_bool(0.2));
+    let kind = if odd { random.random() } else { random.random_range(0..=3_u8) };
+    let flags = if odd { random.random_range(0..16) } else { USUAL.choose(random).copied().unwrap_or_default() };
     let stream = random.random_range(0..10_u32);
-    let body = random.random_range(0..300_u32);
-    let length = if random.random_bool(0.7) { body } else { LENGTHS.choose(random).copied().unwrap_or_default() };
+    let body = if kind == 0 { random.random_range(0..300_u32) } else { 0 };
+    let is_whole = kind == 0 && random.random_bool(0.9);
+    let length = if is_whole { body } else { LENGTHS.choose(random).copied().unwrap_or_default() };
     let mut bytes = vec![version, kind];
     bytes.extend(flags.to_be_bytes());
     bytes.extend(stream.to_be_bytes());
     bytes.extend(length.to_be_bytes());
-    if kind == 0 {
-        bytes.extend((0..body).map(|_| b'x'));
-    }
+    bytes.extend((0..body).map(|_| b'x'));
     bytes
 }
 

@@ -20,7 +20,7 @@ pub(crate) const SPLIT: usize = 16 * 1024;
 pub(crate) const LAZY: Duration = Duration::from_millis(5);
 
 /// Each WebSocket read zeroes this much buffer first, so it is a trade of bulk against small messages.
-const READ_BUFFER: usize = 24 * 1024;
+const READ_BUFFER: usize = 32 * 1024;
 
 /// Limits and timers of one link.
 #[derive(Debug, Clone)]

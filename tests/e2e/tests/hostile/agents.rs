@@ -10,7 +10,7 @@ use e2e::{
     wire::Framing,
 };
 use futures::{SinkExt, StreamExt};
-use lab::until;
+use lab::{Process, until};
 use serde_json::Value;
 use std::time::Duration;
 use tokio::{io::AsyncWriteExt, net::TcpStream, time::timeout};
@@ -107,18 +107,34 @@ pub async fn a_wrong_token_opens_no_link(stage: &Stage) -> Result<()> {
         ensure!(status == expected && body.contains("\"kind\":\"Status\""), "{status} instead of {expected}: {body}");
         ensure!(!body.contains(token) || token.len() < 10, "the token is in the answer: {body}");
     }
-    // The service itself ends at once, with the reason: nothing will change by waiting.
-    let mut spec = stage.side.gateway_link.spec().clone();
-    spec.name = "refused-gateway-link".to_owned();
-    spec.env.insert("PIPEOPS_TOKEN".to_owned(), changed);
-    spec.env.insert("PIPEOPS_SERVER_LISTEN".to_owned(), "127.0.0.1:0".to_owned());
-    let refused = stage.lab.add_process(spec);
+    // The service itself, of an agent that has no other token, ends at once with the reason: nothing will change by waiting.
+    let [port] = lab::free_ports()?;
+    let another = |of: &Process, env: &[(&str, String)]| {
+        let mut spec = of.spec().clone();
+        spec.name = format!("refused-{}", spec.name);
+        spec.env.insert("PIPEOPS_SERVER_LISTEN".to_owned(), "127.0.0.1:0".to_owned());
+        spec.env.insert("PIPEOPS_BUS_URL".to_owned(), format!("nats://127.0.0.1:{port}"));
+        spec.env.extend(env.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
+        spec
+    };
+    let mut bus = another(&stage.side.nats, &[]);
+    bus.args = ["--addr", "127.0.0.1", "--port", &port.to_string()].map(str::to_owned).to_vec();
+    let state = stage.lab.folder().join("refused-state").display().to_string();
+    let specs = [bus, another(&stage.side.state_keeper, &[("PIPEOPS_STATE_FILE", state)])];
+    let beside = specs.map(|spec| stage.lab.add_process(spec));
+    for process in &beside {
+        process.start().await?;
+    }
+    let refused = stage.lab.add_process(another(&stage.side.gateway_link, &[("PIPEOPS_TOKEN", changed)]));
     refused.start().await?;
     let status =
-        until("the refused service to end", SOON, || async { refused.exit_status().context("it runs") }).await?;
+        until("the refused service to end", 4 * SOON, || async { refused.exit_status().context("it runs") }).await?;
     ensure!(status.code() == Some(1), "it ends with {status}");
     let log = refused.log_tail(20);
     ensure!(log.contains("401") && log.contains("token"), "it does not say why: {log}");
+    for process in &beside {
+        process.stop().await?;
+    }
     others.are_well(stage).await
 }
 

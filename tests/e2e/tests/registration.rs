@@ -6,7 +6,8 @@ use lab::{Lab, Options, until};
 use serde_json::Value;
 use std::{collections::BTreeMap, time::Duration};
 
-const SOON: Duration = Duration::from_secs(30);
+/// Twice as long as a heartbeat takes to come: the first says only what is known at once.
+const SOON: Duration = Duration::from_secs(60);
 
 /// The lab's cluster, as the control plane's list shows it, once this holds.
 async fn cluster(lab: &Lab, what: &str, holds: impl Fn(&Value) -> bool) -> Result<Value> {

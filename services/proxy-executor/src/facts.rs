@@ -126,7 +126,8 @@ struct Version {
 struct List {
     #[serde(default)]
     metadata: ListMetadata,
-    items: Vec<IgnoredAny>,
+    /// Null where there are none.
+    items: Option<Vec<IgnoredAny>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -138,7 +139,7 @@ struct ListMetadata {
 
 impl List {
     fn total(&self) -> Option<u64> {
-        let here = u64::try_from(self.items.len()).ok()?;
+        let here = u64::try_from(self.items.as_ref().map_or(0, Vec::len)).ok()?;
         match (self.metadata.remaining_item_count, self.metadata.r#continue.is_empty()) {
             (Some(more), _) => here.checked_add(more),
             (None, true) => Some(here),
@@ -185,6 +186,7 @@ mod tests {
         );
         assert_eq!(total(r#"{"metadata":{"resourceVersion":"1"},"items":[{}]}"#), Some(1));
         assert_eq!(total(r#"{"metadata":{},"items":[]}"#), Some(0));
+        assert_eq!(total(r#"{"metadata":{"resourceVersion":"1"},"items":null}"#), Some(0));
         assert_eq!(total(r#"{"metadata":{"continue":"x"},"items":[{}]}"#), None);
     }
 }

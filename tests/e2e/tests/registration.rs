@@ -95,7 +95,7 @@ async fn what_is_wished_of_a_cluster_is_in_force_and_what_it_says_of_itself_is_s
     let file = lab.folder().join("wish.yaml");
     let set = ["config", "set", "--cluster", "lab", &file.display().to_string()].map(str::to_owned);
     let set: Vec<&str> = set.iter().map(String::as_str).collect();
-    let create = ["create", "configmap", "wished", "-n", "default"];
+    let create = ["create", "configmap", "wished", "-n", "default", "--dry-run=server"];
     std::fs::write(&file, "proxy: {read_only: true}\nheartbeat_interval_seconds: 1\nmonitoring: {enabled: true}\n")?;
     lab.control_plane(&set).await?;
     let shown = cluster(&lab, "the agent's answer", |cluster| at(cluster, "/config/revision") == 1).await?;

@@ -7,7 +7,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use http::{HeaderMap, header};
 use protocol::{AgentId, Secret, Status};
@@ -17,10 +17,8 @@ use tokio::time::{Instant, sleep_until};
 pub use record::{Grant, NewToken, TokenRecord};
 pub use session::{AgentToken, AgentTokens};
 
-use crate::store::{Complaints, Contents, Folder, StoreError};
+use crate::store::{Contents, Folder, Follower, StoreError};
 
-/// A folder changed this recently may change again within the same tick of its clock.
-const CLOCK_TICK: Duration = Duration::from_secs(1);
 /// How long after one look at the folder the next may begin, however many ask for it.
 const LOOK_GAP: Duration = Duration::from_millis(200);
 
@@ -29,23 +27,15 @@ const LOOK_GAP: Duration = Duration::from_millis(200);
 pub struct Tokens {
     folder: Folder<TokenRecord>,
     known: RwLock<HashMap<Box<str>, Arc<TokenRecord>>>,
-    seen: Mutex<Seen>,
+    follower: Mutex<Follower>,
     /// When the last look began; held from the decision to look until its end.
     turn: Arc<tokio::sync::Mutex<Option<Instant>>>,
-}
-
-/// What the last look found, besides the tokens.
-#[derive(Debug, Default)]
-struct Seen {
-    /// The folder's time of change when it was read, if that is sure to change with the next record.
-    as_of: Option<SystemTime>,
-    complaints: Complaints,
 }
 
 impl Tokens {
     /// Without any in memory: [`Tokens::refresh`] reads them.
     pub fn new(folder: Folder<TokenRecord>) -> Self {
-        Self { folder, known: RwLock::default(), seen: Mutex::default(), turn: Arc::default() }
+        Self { folder, known: RwLock::default(), follower: Mutex::default(), turn: Arc::default() }
     }
 
     /// Makes a token and stores its hash. The secret exists only in what is returned. Blocks.
@@ -112,17 +102,9 @@ impl Tokens {
     }
 
     fn look(&self) -> Result<(), StoreError> {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let changed = self.folder.changed()?;
-        if seen.as_of == Some(changed) {
-            return Ok(());
-        }
-        let settled = changed.elapsed().is_ok_and(|age| age > CLOCK_TICK);
-        let Contents { records, broken } = self.folder.all()?;
-        seen.complaints.tell(&broken, "a token that was known goes on working until the control plane restarts");
-        // A file that is mended in place leaves its folder's time alone.
-        seen.as_of = (settled && broken.is_empty()).then_some(changed);
-
+        const CONSEQUENCE: &str = "a token that was known goes on working until the control plane restarts";
+        let mut follower = self.follower.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(Contents { records, broken }) = follower.look(&self.folder, CONSEQUENCE)? else { return Ok(()) };
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         let mut before = std::mem::take(&mut *known);
         let kept = broken.keys().filter_map(|id| before.remove(id.as_str()).map(|record| (id.as_str().into(), record)));

@@ -2,17 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, SystemTime};
 
 use protocol::ClusterConfig;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
-use crate::store::{Complaints, Contents, Folder, Record, StoreError};
-
-/// A folder changed this recently may change again within the same tick of its clock.
-const CLOCK_TICK: Duration = Duration::from_secs(1);
+use crate::store::{Contents, Folder, Follower, Record, StoreError};
 
 /// A cluster's configuration as it is stored.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -33,20 +29,14 @@ impl Record for ConfigRecord {
 pub struct Configs {
     folder: Folder<ConfigRecord>,
     known: RwLock<HashMap<String, Arc<ClusterConfig>>>,
-    seen: Mutex<Seen>,
+    follower: Mutex<Follower>,
     changed: watch::Sender<()>,
-}
-
-#[derive(Debug, Default)]
-struct Seen {
-    as_of: Option<SystemTime>,
-    complaints: Complaints,
 }
 
 impl Configs {
     /// Without any in memory: [`Configs::refresh`] reads them.
     pub fn new(folder: Folder<ConfigRecord>) -> Self {
-        Self { folder, known: RwLock::default(), seen: Mutex::default(), changed: watch::Sender::default() }
+        Self { folder, known: RwLock::default(), follower: Mutex::default(), changed: watch::Sender::default() }
     }
 
     /// As known now. None: nothing is wished for.
@@ -66,15 +56,9 @@ impl Configs {
     }
 
     fn look(&self) -> Result<(), StoreError> {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let changed = self.folder.changed()?;
-        if seen.as_of == Some(changed) {
-            return Ok(());
-        }
-        let settled = changed.elapsed().is_ok_and(|age| age > CLOCK_TICK);
-        let Contents { records, broken } = self.folder.all()?;
-        seen.complaints.tell(&broken, "the cluster keeps the configuration that it was given last");
-        seen.as_of = (settled && broken.is_empty()).then_some(changed);
+        const CONSEQUENCE: &str = "the cluster keeps the configuration that it was given last";
+        let mut follower = self.follower.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(Contents { records, broken }) = follower.look(&self.folder, CONSEQUENCE)? else { return Ok(()) };
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         let mut now: HashMap<String, Arc<ClusterConfig>> =
             records.into_iter().map(|record| (record.cluster, Arc::new(record.config))).collect();

@@ -9,11 +9,14 @@ use std::fs;
 use std::io;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use runtime::error_text;
 use runtime::files::{replace_atomically, sync_folder, write_atomically};
 use serde::{Serialize, de::DeserializeOwned};
+
+/// A folder changed this recently may change again within the same tick of its clock.
+const CLOCK_TICK: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -125,6 +128,34 @@ impl<T: Record> Folder<T> {
             && !name.starts_with('.')
             && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
         if plain { Ok(self.path.join(format!("{name}.json"))) } else { Err(StoreError::Name(name.to_owned())) }
+    }
+}
+
+/// Reads a folder again when it has changed.
+#[derive(Debug, Default)]
+pub struct Follower {
+    /// The folder's time of change when it was read, if that is sure to change with the next record.
+    as_of: Option<SystemTime>,
+    complaints: Complaints,
+}
+
+impl Follower {
+    /// None: nothing has changed since the last look. `consequence` is that of a file that does not count.
+    pub fn look<T: Record>(
+        &mut self,
+        folder: &Folder<T>,
+        consequence: &'static str,
+    ) -> Result<Option<Contents<T>>, StoreError> {
+        let changed = folder.changed()?;
+        if self.as_of == Some(changed) {
+            return Ok(None);
+        }
+        let settled = changed.elapsed().is_ok_and(|age| age > CLOCK_TICK);
+        let contents = folder.all()?;
+        self.complaints.tell(&contents.broken, consequence);
+        // A file that is mended in place leaves its folder's time alone.
+        self.as_of = (settled && contents.broken.is_empty()).then_some(changed);
+        Ok(Some(contents))
     }
 }
 

@@ -32,6 +32,10 @@ PIPEOPS_LOG_FORMAT: {{ .Values.logging.format }}
 PIPEOPS_LINKS_REQUESTS_PER_SECOND: {{ int64 .Values.limits.requestsPerSecond | quote }}
 PIPEOPS_LINKS_REQUESTS_BURST: {{ int64 .Values.limits.requestsBurst | quote }}
 PIPEOPS_LINKS_MAX_REQUESTS: {{ int64 .Values.limits.maxRequests | quote }}
+PIPEOPS_GATEWAY_PORTS: {{ .Values.tunnels.ports }}
+{{- with .Values.tunnels.host }}
+PIPEOPS_GATEWAY_HOST: {{ . | quote }}
+{{- end }}
 PIPEOPS_SHUTDOWN_TIMEOUT: {{ sub (int .Values.terminationGracePeriodSeconds) 5 }}s
 {{- if .Values.tls.secretName }}
 PIPEOPS_TLS_CERT_FILE: /etc/pipeops/tls/tls.crt

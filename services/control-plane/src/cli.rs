@@ -3,7 +3,9 @@
 mod config;
 mod settings;
 mod token;
+mod tunnel;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -42,6 +44,13 @@ enum Command {
         #[command(subcommand)]
         command: config::Command,
     },
+    /// Make, list and delete tunnels: ports of this control plane that lead to Services.
+    ///
+    /// These commands work on the data folder, as those of `token` do.
+    Tunnel {
+        #[command(subcommand)]
+        command: tunnel::Command,
+    },
 }
 
 pub fn main() -> ExitCode {
@@ -49,7 +58,13 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => runtime::run_with(NAME, VERSION, &args, service::run),
         Command::Token { command } => said(token::run(command)),
         Command::Config { command } => said(config::run(command)),
+        Command::Tunnel { command } => said(tunnel::run(command)),
     }
+}
+
+/// A reader that has gone, such as `head`, is an error and no panic.
+fn print(text: &str) -> anyhow::Result<()> {
+    Ok(std::io::stdout().write_all(text.as_bytes())?)
 }
 
 fn said(outcome: anyhow::Result<()>) -> ExitCode {

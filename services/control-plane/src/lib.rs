@@ -15,6 +15,7 @@ pub mod cli;
 mod clusters;
 mod configs;
 mod events;
+mod gateway;
 mod listener;
 mod metrics;
 mod older;

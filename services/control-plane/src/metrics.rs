@@ -23,6 +23,7 @@ pub struct Metrics {
     pub late_messages: AtomicU64,
     pub message_unread_bytes: AtomicI64,
     pub unread_answers_cut: AtomicU64,
+    pub dropped_datagrams: AtomicU64,
     /// By [`LIMITED`].
     limited: [AtomicU64; 2],
 }
@@ -63,6 +64,11 @@ impl Metrics {
                 "pipeops_control_plane_unread_answers_cut",
                 "Answers sent as messages that were cut because their clients did not read",
                 |m| &m.unread_answers_cut,
+            )
+            .counter(
+                "pipeops_control_plane_message_datagrams_dropped",
+                "Datagrams sent as messages that came faster than their clients took them",
+                |m| &m.dropped_datagrams,
             )
             .counters(
                 "pipeops_control_plane_requests_limited",

@@ -14,6 +14,7 @@
 //! when it registered, and the user is impersonated: that ServiceAccount needs the verb `impersonate` on users and groups.
 
 mod answer;
+mod bridged;
 mod budget;
 mod channels;
 mod exchange;
@@ -23,6 +24,7 @@ mod socket;
 mod table;
 #[cfg(test)]
 mod tests;
+mod tunnel;
 mod unpack;
 
 use std::sync::atomic::Ordering::Relaxed;
@@ -35,11 +37,12 @@ use protocol::{Envelope, RequestId, Secret, Status, User};
 use tokio::task::JoinSet;
 
 pub use answer::Body;
+pub use bridged::Bridged;
 pub use budget::Budget;
-pub use socket::Socket;
+pub use tunnel::{Client, NoTunnel};
 
 use self::exchange::{Broken, Kind, Ticket};
-use self::table::Table;
+use self::table::{NoPlace, Table};
 use crate::metrics::Metrics;
 use crate::options;
 use crate::proxy::RequestBody;
@@ -140,8 +143,18 @@ impl OlderLink {
         cluster: &str,
         request: &Request<RequestBody>,
         user: &User,
-    ) -> Result<(Response<()>, Socket), Box<Status>> {
+    ) -> Result<(Response<()>, Bridged), Box<Status>> {
         socket::open(&self.shared, cluster, request, user).await
+    }
+
+    /// A connection of a client to the port of a Service.
+    pub async fn tcp(&self, client: &Client<'_>) -> Result<Bridged, NoTunnel> {
+        tunnel::tcp(&self.shared, client).await
+    }
+
+    /// A client's datagrams with the port of a Service, each behind its length.
+    pub fn udp(&self, client: &Client<'_>) -> Result<Bridged, NoTunnel> {
+        tunnel::udp(&self.shared, client)
     }
 }
 
@@ -156,9 +169,8 @@ impl Shared {
     }
 
     /// A place for an exchange.
-    fn begin(self: &Arc<Self>, kind: Kind) -> Result<Ticket, Box<Status>> {
-        let exchange = self.table.begin(kind).map_err(|full| Box::new(Status::unavailable(full.to_string())))?;
-        Ok(Ticket::new(Arc::clone(self), exchange))
+    fn begin(self: &Arc<Self>, kind: Kind) -> Result<Ticket, NoPlace> {
+        Ok(Ticket::new(Arc::clone(self), self.table.begin(kind)?))
     }
 
     async fn send(&self, id: &str, command: &ProxyCommand) -> Result<(), mux::Closed> {
@@ -168,7 +180,9 @@ impl Shared {
     /// Tells the agent of exchanges that nobody waits for any more, to the end of the link.
     async fn cancel_all(&self) {
         while let Some((id, kind)) = self.table.cancelled().await {
-            if self.send(&id, &kind.cancel(&id)).await.is_err() {
+            if let Some(command) = kind.cancel(&id)
+                && self.send(&id, &command).await.is_err()
+            {
                 return;
             }
         }

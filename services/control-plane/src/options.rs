@@ -1,9 +1,11 @@
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use runtime::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::gateway::PortRange;
 
 /// Settings of the control plane.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -19,6 +21,7 @@ pub struct Options {
     pub tls: Tls,
     pub links: Links,
     pub tokens: Tokens,
+    pub gateway: Gateway,
     /// Connections of users and agents that may be open at once; more wait to be accepted.
     pub max_connections: usize,
 }
@@ -32,6 +35,7 @@ impl Default for Options {
             tls: Tls::default(),
             links: Links::default(),
             tokens: Tokens::default(),
+            gateway: Gateway::default(),
             max_connections: 16_384,
         }
     }
@@ -80,6 +84,43 @@ pub struct Tokens {
 impl Default for Tokens {
     fn default() -> Self {
         Self { agent_lifetime: Duration::from_secs(7 * 24 * 3600) }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Gateway {
+    /// Address on which the ports of tunnels are opened.
+    #[schemars(with = "String")]
+    pub listen: IpAddr,
+    /// Ports for tunnels to Services, from the first to the last. A tunnel keeps its port for as long as it exists.
+    #[schemars(with = "String")]
+    pub ports: PortRange,
+    /// Name or address under which clients reach these ports; agents and users are told it. Unset: the one under which
+    /// they reach the control plane.
+    pub host: Option<String>,
+    /// Tunnels that one cluster may have.
+    pub max_tunnels: usize,
+    /// TCP connections that may be open through one tunnel at once. More are reset.
+    pub max_connections: usize,
+    /// UDP sessions, one for each client's address and port, that one tunnel may have at once. Datagrams of more clients
+    /// are dropped.
+    pub max_sessions: usize,
+    /// A UDP session is over after this long without a datagram; 0: when the cluster's agent ends it.
+    pub udp_idle_timeout: Duration,
+}
+
+impl Default for Gateway {
+    fn default() -> Self {
+        Self {
+            listen: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            ports: PortRange::new(15_000, 35_000),
+            host: None,
+            max_tunnels: 256,
+            max_connections: 4096,
+            max_sessions: 4096,
+            udp_idle_timeout: Duration::from_secs(60),
+        }
     }
 }
 

@@ -44,7 +44,7 @@ enum Answer {
     Response(Response<ClusterBody>),
     /// A 101, and what the session goes on with.
     Stream(Response<()>, Upgraded<MuxStream>),
-    Messages(Response<()>, older::Socket),
+    Messages(Response<()>, older::Bridged),
 }
 
 /// A request under way: its answer, the link it came over, and its place among the cluster's requests.

@@ -23,7 +23,7 @@ pub enum Upgrade {
     /// A user's session, over a stream.
     Session(Session),
     /// The same, as messages.
-    Messages(Session<older::Socket>),
+    Messages(Session<older::Bridged>),
     /// An agent's link.
     Agent(AgentToken),
 }

@@ -12,6 +12,7 @@ use crate::agent::Agents;
 use crate::auth::{AgentTokens, Tokens};
 use crate::clusters::{Clusters, Limits};
 use crate::configs::Configs;
+use crate::gateway::{self, Gateway, Registry, TunnelMetrics};
 use crate::listener::Listener;
 use crate::metrics::Metrics;
 use crate::older::Budget;
@@ -39,7 +40,9 @@ pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<
     )?);
     let configs = Arc::new(open_configs(&options)?);
     configs.refresh().await?;
-    let clusters = Arc::new(Clusters::open(Folder::open(options.data_dir.join("clusters"))?)?);
+    let registry = Arc::new(open_registry(&options)?);
+    registry.refresh().await?;
+    let clusters = Arc::new(open_clusters(&options)?);
     let metrics = Metrics::register(&context.meter);
     let (tls, certificate) = tls::open(&options.tls, &options.data_dir)?.map(|tls| (tls.acceptor, tls.files)).unzip();
     let agents = Arc::new(Agents {
@@ -53,8 +56,27 @@ pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<
         options: options.links.clone(),
         shutdown: CancellationToken::new(),
     });
+    let (tasks, cut) = (TaskTracker::new(), CancellationToken::new());
+    let gateway = Gateway::new(
+        Arc::new(gateway::Shared {
+            clusters: Arc::clone(&clusters),
+            options: options.gateway.clone(),
+            metrics: TunnelMetrics::register(&context.meter),
+            tasks: tasks.clone(),
+            cut: cut.clone(),
+        }),
+        Arc::clone(&registry),
+    );
+    let tunnels = gateway::api::router(gateway::api::Api {
+        tokens: Arc::clone(&tokens),
+        agent_tokens: Arc::clone(&agent_tokens),
+        clusters: Arc::clone(&clusters),
+        registry: Arc::clone(&registry),
+        states: gateway.states(),
+        options: options.gateway.clone(),
+    });
     let router = Arc::new(Router {
-        rest: rest::router(Arc::clone(&tokens), Arc::clone(&clusters)),
+        rest: rest::router(Arc::clone(&tokens), Arc::clone(&clusters)).merge(tunnels),
         tokens: Arc::clone(&tokens),
         agent_tokens,
         proxy: Proxy {
@@ -79,11 +101,12 @@ pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<
         max_connections: options.max_connections,
         stay: StayLimits::default(),
         stop: context.shutdown.clone(),
-        cut: CancellationToken::new(),
-        tasks: TaskTracker::new(),
+        cut,
+        tasks,
     });
     let mut background = JoinSet::new();
-    background.spawn(refresh(tokens, configs));
+    background.spawn(refresh(tokens, configs, registry));
+    background.spawn(gateway.run(context.shutdown.clone()));
     if let Some(files) = certificate {
         background.spawn(files.watch());
     }
@@ -110,8 +133,16 @@ pub fn open_configs(options: &Options) -> anyhow::Result<Configs> {
     Ok(Configs::new(Folder::open(options.data_dir.join("configs"))?))
 }
 
+pub fn open_clusters(options: &Options) -> anyhow::Result<Clusters> {
+    Ok(Clusters::open(Folder::open(options.data_dir.join("clusters"))?)?)
+}
+
+pub fn open_registry(options: &Options) -> anyhow::Result<Registry> {
+    Ok(Registry::new(Folder::open(options.data_dir.join("tunnels"))?))
+}
+
 /// Keeps what is in memory as it is on disk.
-async fn refresh(tokens: Arc<Tokens>, configs: Arc<Configs>) {
+async fn refresh(tokens: Arc<Tokens>, configs: Arc<Configs>, registry: Arc<Registry>) {
     let mut ticks = interval(REFRESH);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -126,6 +157,12 @@ async fn refresh(tokens: Arc<Tokens>, configs: Arc<Configs>) {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
                 "cannot read the clusters' configurations; the old ones stay in force"
+            );
+        }
+        if let Err(error) = registry.refresh().await {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "cannot read the tunnels; the old ones stay open"
             );
         }
     }

@@ -6,7 +6,6 @@
 //!   messages (proxied) ─────────────┘
 //! ```
 
-mod datagrams;
 mod tcp;
 mod udp;
 
@@ -30,9 +29,6 @@ use tokio::time::timeout;
 use crate::metrics::{OpenTunnel, TunnelFailure, TunnelMetrics};
 use crate::options;
 use crate::refusal::DRAIN_TIMEOUT;
-
-pub use datagrams::{DatagramQueue, poll_recv};
-pub use tcp::Idle;
 
 /// Opens tunnels. Cheap to clone; the limits are those of all clones together.
 #[derive(Clone, Debug)]

@@ -37,6 +37,10 @@ pub const CLUSTERS: &str = "/api/v1/clusters";
 /// Prefix of the Kubernetes proxy: `<prefix><cluster>/proxy<path of the API server>`.
 pub const CLUSTER_PREFIX: &str = "/api/v1/clusters/agent/";
 
+/// Tunnels of a cluster: list and register. Below it, `sync` makes the agent's whole set be the one that is sent, and a
+/// tunnel's id is that tunnel.
+pub const TUNNELS: &str = "/api/v1/clusters/agent/{cluster}/tunnels";
+
 /// What follows the cluster's name in a proxied path.
 pub const PROXY_SEGMENT: &str = "/proxy";
 

@@ -34,6 +34,10 @@ fn is_name(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b':' | b'-')
 }
 
+fn is_file(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')
+}
+
 fn is_stream(byte: u8) -> bool {
     byte.is_ascii_graphic() && byte != b'"' && byte != b'\\'
 }
@@ -144,6 +148,11 @@ identifier!(
 identifier!(
     /// A stream's name in logs and traces of both ends: 1 to 512 visible ASCII characters without `"` and `\`.
     StreamId, 512, is_stream
+);
+
+identifier!(
+    /// A tunnel of a cluster, also part of a file's name: 1 to 180 of `A-Z a-z 0-9 . _ -`.
+    TunnelId, 180, is_file
 );
 
 #[cfg(test)]

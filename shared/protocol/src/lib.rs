@@ -25,10 +25,11 @@ pub mod secret;
 pub mod status;
 pub mod stream;
 pub mod trace;
+pub mod tunnel;
 
 pub use config::{ClusterConfig, ConfigAck};
 pub use envelope::{Envelope, ParseError, RequestId};
-pub use id::{AgentId, ClusterId, InvalidId, StreamId};
+pub use id::{AgentId, ClusterId, InvalidId, StreamId, TunnelId};
 pub use identity::{IdentityError, User};
 pub use mask::mask_json;
 pub use message::{AgentMessage, ControlMessage, RegisterSuccess, RegistrationError};
@@ -36,3 +37,4 @@ pub use secret::Secret;
 pub use status::Status;
 pub use stream::{HeaderError, HttpTarget, StreamAnswer, StreamHeader, StreamKind, Target};
 pub use trace::TraceParent;
+pub use tunnel::Tunnel;

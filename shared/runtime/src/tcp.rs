@@ -13,3 +13,9 @@ pub fn tune(tcp: &TcpStream) -> io::Result<()> {
         TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5)).with_retries(3);
     SockRef::from(tcp).set_tcp_keepalive(&keepalive)
 }
+
+/// Whether the peer sees a reset, and no end of what it was sent, when the connection is dropped.
+pub fn reset_when_dropped(tcp: &TcpStream, reset: bool) {
+    // A connection that is gone already needs nothing.
+    let _gone = SockRef::from(tcp).set_linger(reset.then_some(Duration::ZERO));
+}

@@ -1,12 +1,12 @@
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use protocol::ClusterConfig;
 
-use super::NAME;
 use super::settings::{Settings, check_cluster};
+use super::{NAME, print};
 use crate::service;
 
 /// An example that says all there is.
@@ -96,9 +96,4 @@ fn read(file: &Path) -> anyhow::Result<ClusterConfig> {
     anyhow::ensure!(unknown.is_empty(), "{}: it says {}, which means nothing", invalid(), unknown.join(", "));
     config.check().with_context(invalid)?;
     Ok(config)
-}
-
-/// A reader that has gone, such as `head`, is an error and no panic.
-fn print(text: &str) -> anyhow::Result<()> {
-    Ok(std::io::stdout().write_all(text.as_bytes())?)
 }

@@ -1,12 +1,10 @@
-use std::io::Write as _;
-
 use clap::{ArgGroup, Args, Subcommand};
 use protocol::User;
 use protocol::identity::{MAX_GROUPS, MAX_NAME, is_acceptable};
 use runtime::error_text;
 
-use super::NAME;
 use super::settings::{Settings, check_cluster};
+use super::{NAME, print};
 use crate::auth::{Grant, TokenRecord, Tokens, token_id};
 use crate::options::Options;
 use crate::service;
@@ -107,11 +105,6 @@ pub fn run(command: Command) -> anyhow::Result<()> {
             print(&format!("revoked {id}{of}\n"))
         }
     }
-}
-
-/// A reader that has gone, such as `head`, is an error and no panic.
-fn print(text: &str) -> anyhow::Result<()> {
-    Ok(std::io::stdout().write_all(text.as_bytes())?)
 }
 
 fn table(records: &[TokenRecord]) -> String {

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures::task::AtomicWaker;
 use http::{HeaderMap, StatusCode};
-use protocol::message::proxied::{Opcode, ProxyCommand, WebSocketClose, WholeBody};
+use protocol::message::proxied::{Opcode, ProxyCommand, TcpTunnelClose, WebSocketClose, WholeBody};
 use tokio::task::JoinSet;
 
 use super::Shared;
@@ -25,15 +25,22 @@ const LONGEST_TEXT: usize = 1024;
 pub enum Kind {
     Request,
     Socket,
+    Tcp,
+    Udp,
 }
 
 impl Kind {
-    /// That nobody waits for it any more.
-    pub fn cancel(self, id: &str) -> ProxyCommand {
-        match self {
+    /// That nobody waits for it any more, if there is a word for that.
+    pub fn cancel(self, id: &str) -> Option<ProxyCommand> {
+        Some(match self {
             Self::Request => ProxyCommand::Cancel,
             Self::Socket => ProxyCommand::WebSocketClose(WebSocketClose { stream_id: id.to_owned(), error: None }),
-        }
+            Self::Tcp => {
+                let reason = "client_closed".to_owned();
+                ProxyCommand::TcpClose(TcpTunnelClose { reason, ..TcpTunnelClose::default() })
+            }
+            Self::Udp => return None,
+        })
     }
 }
 
@@ -171,6 +178,11 @@ impl Exchange {
         if state.stage == Stage::Over {
             return Given::Late;
         }
+        // A datagram that comes too fast is lost, as on any network.
+        if self.kind == Kind::Udp && matches!(said, Said::Data(_)) && !state.has_room(&said, limit) {
+            budget.metrics().dropped_datagrams.fetch_add(1, Relaxed);
+            return Given::Taken;
+        }
         let is_all = matches!(said, Said::Whole(..));
         let checked =
             state.check(self.kind, &said, limit).and_then(|()| match budget.take(said.weight(), state.weight) {
@@ -224,18 +236,21 @@ impl State {
         let in_order = match (said, kind, self.stage) {
             (Said::Head(_) | Said::Whole(..), Kind::Request, Stage::Asked)
             | (Said::Data(_), Kind::Request, Stage::Answering)
+            | (Said::Data(_), Kind::Tcp | Kind::Udp, _)
             | (Said::Message(..), Kind::Socket, _) => true,
-            (Said::End, kind, stage) => kind == Kind::Socket || stage == Stage::Answering,
+            (Said::End, kind, stage) => kind != Kind::Request || stage == Stage::Answering,
             (Said::Broken(_), ..) => true,
             _ => false,
         };
         if !in_order {
             return Err(Broken::Order);
         }
-        if self.weight > 0 && self.weight + said.weight() > limit {
-            return Err(Broken::Unread(limit));
-        }
-        Ok(())
+        if self.has_room(said, limit) { Ok(()) } else { Err(Broken::Unread(limit)) }
+    }
+
+    /// One message always has.
+    fn has_room(&self, said: &Said, limit: usize) -> bool {
+        self.weight == 0 || self.weight + said.weight() <= limit
     }
 
     fn clear(&mut self) {

@@ -6,11 +6,14 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 use protocol::RequestId;
 use protocol::message::proxied::{
-    ContentError, ProxyCommand, ProxyReply, ResponseHead, WebSocketClose, WebSocketData, WholeBody,
+    ContentError, ProxyCommand, ProxyReply, ResponseHead, TcpTunnelClose, WebSocketClose, WebSocketData, WholeBody,
 };
 
 use super::Shared;
 use super::exchange::{Broken, Head, Said};
+
+/// The Service has sent all it had to.
+const SERVICE_CLOSED: &str = "service_closed";
 
 /// What no answer begins with.
 #[derive(Debug, thiserror::Error)]
@@ -24,12 +27,12 @@ enum Unusable {
 pub fn take(shared: &Shared, request_id: Option<&RequestId>, reply: ProxyReply) {
     let named = match &reply {
         ProxyReply::WebSocketData(WebSocketData { stream_id, .. })
-        | ProxyReply::WebSocketClose(WebSocketClose { stream_id, .. }) => Some(stream_id.as_str()),
-        ProxyReply::Backpressure(backpressure) => Some(backpressure.request_id.as_str()),
-        ProxyReply::UdpData(_) => None,
-        _ => Some(""),
+        | ProxyReply::WebSocketClose(WebSocketClose { stream_id, .. }) => stream_id.as_str(),
+        ProxyReply::Backpressure(backpressure) => backpressure.request_id.as_str(),
+        ProxyReply::UdpData(data) => data.tunnel_id.as_str(),
+        _ => "",
     };
-    let named = named.map(|id| if id.is_empty() { request_id.map_or("", RequestId::as_str) } else { id }.to_owned());
+    let named = if named.is_empty() { request_id.map_or("", RequestId::as_str) } else { named }.to_owned();
     let said = match reply {
         ProxyReply::Head(head) => usable(&head).map(Said::Head),
         ProxyReply::Whole(whole) => {
@@ -47,13 +50,24 @@ pub fn take(shared: &Shared, request_id: Option<&RequestId>, reply: ProxyReply) 
         ProxyReply::WebSocketData(data) => {
             data.parts().map(|(opcode, bytes)| Said::Message(opcode, bytes)).map_err(Unusable::from)
         }
-        // Of tunnels, of which none is begun with messages.
-        ProxyReply::TcpData(_) | ProxyReply::TcpClose(_) | ProxyReply::UdpData(_) => return shared.late(),
+        ProxyReply::TcpData(data) => Ok(Said::Data(data.data.0)),
+        ProxyReply::UdpData(data) => Ok(Said::Data(data.data.0)),
+        ProxyReply::TcpClose(close) => Ok(closed(&close)),
     };
     let said = said.unwrap_or_else(|error| Said::Broken(Broken::malformed(&error)));
-    if !named.is_some_and(|id| shared.table.give(&id, said, &shared.budget)) {
+    if !shared.table.give(&named, said, &shared.budget) {
         shared.late();
     }
+}
+
+/// The end of a connection, or why there is none.
+fn closed(close: &TcpTunnelClose) -> Said {
+    let reason = match close.error.as_deref().filter(|error| !error.is_empty()) {
+        Some(error) => format!("{}: {error}", close.reason),
+        None if close.reason == SERVICE_CLOSED => return Said::End,
+        None => close.reason.clone(),
+    };
+    Said::Broken(Broken::Refused(Broken::text(&reason)))
 }
 
 /// False: it does not say which exchange it is of.

@@ -3,21 +3,17 @@
 //! The agent has no word for a WebSocket that came about: the client is answered at once, and learns of a failure as of one
 //! of a session under way.
 
-use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::io;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use duplex::Duplex;
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt as _, StreamExt as _};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Response};
 use protocol::message::proxied::{Headers, Opcode, ProxyCommand, WebSocketData, WebSocketStart};
 use protocol::{Status, User};
-use tokio::io::{AsyncWrite, DuplexStream};
-use tokio::task::JoinSet;
+use tokio::io::DuplexStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::frame::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -25,24 +21,16 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 
 use super::Shared;
+use super::bridged::{self, Bridged};
 use super::channels::{Channels, Subprotocol};
 use super::exchange::{Broken, Kind, Said, Ticket};
 use super::request::{check_path, with_identity};
 use crate::proxy::RequestBody;
 use crate::websocket;
 
-/// Between the session and what makes messages of it, in each direction.
-const PIPE: usize = 16 * 1024;
 const READ_BUFFER: usize = 8 * 1024;
 /// Largest message of a client.
 const LARGEST: usize = 1 << 20;
-
-/// The cluster's side of a session: a WebSocket, as the bytes that a server sends and takes.
-#[derive(Debug)]
-pub struct Socket {
-    pipe: duplex::Socket<DuplexStream>,
-    bridge: JoinSet<io::Result<()>>,
-}
 
 /// Asks the agent for the WebSocket that `request` asks for: what to answer the client, and the cluster's side of it.
 pub async fn open(
@@ -50,7 +38,7 @@ pub async fn open(
     cluster: &str,
     request: &Request<RequestBody>,
     user: &User,
-) -> Result<(Response<()>, Socket), Box<Status>> {
+) -> Result<(Response<()>, Bridged), Box<Status>> {
     let refuse = |why: &str| Box::new(Status::bad_request(why));
     check_path(request.uri())?;
     let path = request.uri().path();
@@ -93,18 +81,17 @@ pub async fn open(
     sent.map_err(|_| {
         Box::new(Status::unavailable(format!("the link to cluster {cluster:?} was lost; try again soon")))
     })?;
-    let (near, far) = tokio::io::duplex(PIPE);
+    let (near, far) = bridged::pipe();
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(0)
         .max_message_size(Some(LARGEST))
         .max_frame_size(Some(LARGEST));
-    let mut bridge = JoinSet::new();
-    bridge.spawn(async move {
+    let bridge = async move {
         let client = WebSocketStream::from_raw_socket(far, Role::Server, Some(config)).await;
         Bridge { ticket, channels: Channels::of(&subprotocol) }.run(client).await
-    });
-    Ok((response, Socket { pipe: duplex::Socket::new(near), bridge }))
+    };
+    Ok((response, Bridged::new(near, bridge)))
 }
 
 type Client = WebSocketStream<DuplexStream>;
@@ -242,59 +229,6 @@ fn message(opcode: Opcode, bytes: Bytes) -> Option<Message> {
 
 fn close_payload(frame: &CloseFrame) -> Bytes {
     [&u16::from(frame.code).to_be_bytes()[..], frame.reason.as_bytes()].concat().into()
-}
-
-impl Socket {
-    /// Why the cluster's side ended, once it has; nothing if it just did.
-    fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(match ready!(self.bridge.poll_join_next(cx)) {
-            Some(Ok(ended)) => ended,
-            Some(Err(died)) => Err(io::Error::other(died)),
-            None => Ok(()),
-        })
-    }
-}
-
-impl Duplex for Socket {
-    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
-        match ready!(self.pipe.poll_chunk(cx)) {
-            Ok(None) => Poll::Ready(ready!(self.poll_ended(cx)).map(|()| None)),
-            chunk => Poll::Ready(chunk),
-        }
-    }
-
-    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        match ready!(self.poll_ended(cx)) {
-            Err(error) => Poll::Ready(error),
-            Ok(()) => Poll::Pending,
-        }
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.pipe).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.pipe).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.pipe.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.pipe).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.pipe).poll_shutdown(cx)
-    }
 }
 
 #[cfg(test)]

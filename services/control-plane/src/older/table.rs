@@ -1,6 +1,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use protocol::Status;
 use tokio::sync::Notify;
 
 use super::budget::Budget;
@@ -23,6 +24,12 @@ struct State {
     /// Of those that were open, so that there are never more: the agent is to be told that nobody waits for them.
     cancelled: VecDeque<(Box<str>, Kind)>,
     ended: bool,
+}
+
+impl From<NoPlace> for Box<Status> {
+    fn from(why: NoPlace) -> Self {
+        Self::new(Status::unavailable(why.to_string()))
+    }
 }
 
 /// Why there is no place for an exchange.

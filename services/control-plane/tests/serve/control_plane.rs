@@ -121,7 +121,31 @@ pub fn ca(data: &Path) -> String {
 
 /// Status and body of a GET; the connection stays open.
 pub async fn get(stream: &mut TlsStream<TcpStream>, path: &str, token: &str) -> (u16, String) {
-    let request = format!("GET {path} HTTP/1.1\r\nhost: cp\r\nauthorization: Bearer {token}\r\n\r\n");
+    exchange(stream, "GET", path, token, "").await
+}
+
+/// Status and body, both JSON; null where there is none.
+pub async fn ask(
+    stream: &mut TlsStream<TcpStream>,
+    method: &str,
+    path: &str,
+    token: &str,
+    body: &Value,
+) -> (u16, Value) {
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    let (status, answer) = exchange(stream, method, path, token, &body).await;
+    (status, if answer.is_empty() { Value::Null } else { serde_json::from_str(&answer).expect(&answer) })
+}
+
+async fn exchange(
+    stream: &mut TlsStream<TcpStream>,
+    method: &str,
+    path: &str,
+    token: &str,
+    body: &str,
+) -> (u16, String) {
+    let head = format!("{method} {path} HTTP/1.1\r\nhost: cp\r\nauthorization: Bearer {token}\r\n");
+    let request = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     let head = loop {
@@ -131,8 +155,8 @@ pub async fn get(stream: &mut TlsStream<TcpStream>, path: &str, token: &str) -> 
         }
     };
     let text = String::from_utf8_lossy(&answer[..head]).to_lowercase();
-    let length: usize =
-        text.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap().trim().parse().unwrap();
+    let length = text.lines().find_map(|line| line.strip_prefix("content-length: "));
+    let length: usize = length.map_or(0, |length| length.trim().parse().unwrap());
     while answer.len() < head + length {
         assert!(timeout(SOON, stream.read_buf(&mut answer)).await.unwrap().unwrap() > 0, "half an answer");
     }

@@ -15,3 +15,4 @@ mod control_plane;
 mod older;
 mod registration;
 mod tokens;
+mod tunnels;

@@ -6,4 +6,5 @@ mod limits;
 mod links;
 mod requests;
 mod sockets;
+mod tunnels;
 mod user;

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use datagrams::Idle;
 use protocol::Target;
 use protocol::message::proxied::{ProxyReply, TcpTunnelClose, TcpTunnelData};
 use tokio::io::AsyncWriteExt as _;
@@ -14,7 +15,7 @@ use super::failure::Failure;
 use super::inbox::Outlet;
 use super::reply::Replies;
 use crate::metrics::TunnelFailure;
-use crate::tunnel::{Idle, Tunnels};
+use crate::tunnel::Tunnels;
 
 const READ: usize = 16 * 1024;
 /// Once the client is gone, for what it has sent before to be taken.

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use datagrams::{DatagramQueue, Idle, poll_recv};
 use mux::{Closed, Link};
 use protocol::Target;
 use protocol::message::proxied::{Base64, ProxyReply, UdpTunnelData};
@@ -11,7 +12,7 @@ use tokio::sync::Notify;
 
 use super::tcp::FROM_AGENT;
 use crate::metrics::TunnelFailure;
-use crate::tunnel::{DatagramQueue, Idle, Tunnels, poll_recv};
+use crate::tunnel::Tunnels;
 
 /// Whose session it is, and with whom.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -1,0 +1,357 @@
+//! Tunnels as their clients see them, by whatever an agent understands.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use mux::{ControlFrame, Incoming, Link, MuxStream, Role, Timed, Windows};
+use protocol::{StreamAnswer, StreamHeader, StreamKind};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::process::Command;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+
+use crate::control_plane::{ControlPlane, SOON, ask, ca, token};
+
+/// Code, stdout and stderr of `control-plane tunnel ...`.
+async fn tunnel(data: &Path, args: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_control-plane"));
+    let output = command.arg("tunnel").args(args).env_clear().env("PIPEOPS_DATA_DIR", data).output().await.unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+/// The port of one that is made for cluster `prod`.
+pub async fn port(data: &Path, args: &[&str]) -> SocketAddr {
+    let (code, said, error) = tunnel(data, &[&["create", "--cluster", "prod"], args].concat()).await;
+    assert_eq!(code, Some(0), "{error}");
+    let port = said.split(" port ").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap();
+    SocketAddr::from(([127, 0, 0, 1], port.parse().unwrap()))
+}
+
+/// An agent whose link carries streams.
+struct Agent {
+    link: Link,
+    incoming: Incoming,
+    _driving: JoinSet<()>,
+}
+
+impl Agent {
+    async fn connect(server: &ControlPlane, data: &Path, secret: &str, capabilities: &[&str]) -> Self {
+        let mut request = "wss://localhost/api/v1/clusters/agent/ws".into_client_request().unwrap();
+        request.headers_mut().insert("authorization", format!("Bearer {secret}").parse().unwrap());
+        let stream = Timed::new(server.connect(&ca(data)).await.unwrap());
+        let socket = tokio_tungstenite::client_async(request, stream).await.unwrap().0;
+        let (link, incoming, driver) = mux::start(socket, Role::Agent, mux::Config::default());
+        let mut driving = JoinSet::new();
+        driving.spawn(async move {
+            driver.await;
+        });
+        let mut agent = Self { link, incoming, _driving: driving };
+        agent.say("register", json!({"agent_id": "a", "capabilities": capabilities, "k8s_service_token": "t"})).await;
+        agent.hear("gateway_hello").await;
+        agent.link.start_streams(if capabilities.is_empty() { Windows::Fixed } else { Windows::Tuned });
+        agent.say("gateway_hello_ack", json!({"use_yamux": true})).await;
+        agent.say("ping", json!({})).await;
+        agent.hear("pong").await;
+        agent
+    }
+
+    async fn say(&self, kind: &str, payload: Value) {
+        let message = json!({"type": kind, "payload": payload, "timestamp": "2026-01-01T00:00:00Z"});
+        self.link.send(message.to_string()).await.unwrap();
+    }
+
+    async fn hear(&mut self, kind: &str) -> Value {
+        let heard = timeout(SOON, async {
+            loop {
+                let frame = self.incoming.control.recv().await.expect("the link ends");
+                let Some(text) = ControlFrame::as_text(&frame) else { continue };
+                let mut message: Value = serde_json::from_str(text).unwrap();
+                if message["type"] == kind {
+                    return message["payload"].take();
+                }
+            }
+        });
+        heard.await.unwrap_or_else(|_| panic!("no {kind}"))
+    }
+
+    /// The next stream of the control plane, and its header.
+    async fn stream(&mut self) -> (StreamHeader, MuxStream) {
+        let mut stream = timeout(SOON, self.incoming.streams.recv()).await.expect("no stream").unwrap();
+        let mut bytes = Vec::new();
+        loop {
+            // Byte by byte: what follows the header stays.
+            bytes.push(timeout(SOON, stream.read_u8()).await.expect("no header").unwrap());
+            if let Some((header, _)) = StreamHeader::decode(&bytes).unwrap() {
+                return (header, stream);
+            }
+        }
+    }
+}
+
+async fn read<R: tokio::io::AsyncRead + Unpin>(stream: &mut R, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    timeout(SOON, stream.read_exact(&mut bytes)).await.expect("nothing comes").unwrap();
+    bytes
+}
+
+async fn stage() -> (tempfile::TempDir, ControlPlane, String) {
+    let place = tempfile::tempdir().unwrap();
+    let server = ControlPlane::start(place.path(), &[]).await;
+    let secret = token(place.path(), &["create", "--agent", "--cluster", "prod"]).await;
+    (place, server, secret)
+}
+
+#[tokio::test]
+async fn bytes_go_to_the_service_at_once_and_each_direction_ends_by_itself() {
+    for capabilities in [&["streams/2"][..], &[]] {
+        let (place, server, secret) = stage().await;
+        let data = place.path();
+        let mut agent = Agent::connect(&server, data, &secret, capabilities).await;
+        let port = port(data, &["--tcp", "shop/postgres:5432", "--name", "orders"]).await;
+        let mut client = TcpStream::connect(port).await.unwrap();
+        client.write_all(b"question").await.unwrap();
+        let (header, mut stream) = agent.stream().await;
+        assert_eq!((header.kind, header.target.unwrap().to_string()), (StreamKind::Tcp, "shop/postgres:5432".into()));
+        // Before the agent has said anything.
+        assert_eq!(read(&mut stream, 8).await, b"question");
+        client.shutdown().await.unwrap();
+        if capabilities.is_empty() {
+            assert_eq!(header.id.as_str(), "orders");
+        } else {
+            stream.write_all(&StreamAnswer::Connected.encode()).await.unwrap();
+        }
+        assert_eq!(timeout(SOON, stream.read(&mut [0])).await.expect("no end").unwrap(), 0);
+        stream.write_all(b"answer").await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        timeout(SOON, client.read_to_end(&mut answer)).await.expect("no end").unwrap();
+        assert_eq!(answer, b"answer");
+    }
+}
+
+#[tokio::test]
+async fn a_client_sees_a_reset_where_there_is_no_service_and_the_log_says_why() {
+    let (place, mut server, secret) = stage().await;
+    let data = place.path();
+    let mut agent = Agent::connect(&server, data, &secret, &["streams/2"]).await;
+    let port = port(data, &["--tcp", "shop/postgres:5432"]).await;
+    let mut client = TcpStream::connect(port).await.unwrap();
+    let (_, mut stream) = agent.stream().await;
+    stream.write_all(&StreamAnswer::Refused("no such Service".into()).encode()).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let error = timeout(SOON, client.read(&mut [0])).await.expect("nothing").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    let said = server.says("a tunnel's client is not served").await;
+    assert_eq!(said["service"], "shop/postgres:5432");
+    assert!(said["error"].as_str().unwrap().ends_with("refused: no such Service"), "{said}");
+    // In the middle of an answer as well.
+    let mut client = TcpStream::connect(port).await.unwrap();
+    let (_, mut stream) = agent.stream().await;
+    stream.write_all(&[StreamAnswer::Connected.encode(), b"half".to_vec()].concat()).await.unwrap();
+    assert_eq!(read(&mut client, 4).await, b"half");
+    drop(stream);
+    let error = timeout(SOON, client.read(&mut [0])).await.expect("nothing").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    // And without any agent.
+    drop(agent);
+    let error = timeout(SOON, async {
+        loop {
+            let mut client = TcpStream::connect(port).await.unwrap();
+            if let Err(error) = client.read(&mut [0]).await {
+                return error;
+            }
+        }
+    });
+    assert_eq!(error.await.expect("never reset").kind(), ErrorKind::ConnectionReset);
+    assert_eq!(server.metric(r#"pipeops_control_plane_tunnel_errors_total{error_type="refused"}"#).await, 1.0);
+}
+
+#[tokio::test]
+async fn datagrams_keep_their_bounds_and_each_client_gets_its_own_answers() {
+    let (place, server, secret) = stage().await;
+    let data = place.path();
+    let mut agent = Agent::connect(&server, data, &secret, &["streams/2"]).await;
+    let port = port(data, &["--udp", "kube-system/kube-dns:53"]).await;
+    let mut clients = Vec::new();
+    for question in [&b"first"[..], &[7; 9000]] {
+        let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        client.connect(port).await.unwrap();
+        client.send(question).await.unwrap();
+        client.send(b"").await.unwrap();
+        let (header, mut stream) = agent.stream().await;
+        assert_eq!(
+            (header.kind, header.target.unwrap().to_string()),
+            (StreamKind::Udp, "kube-system/kube-dns:53".into())
+        );
+        let length = u16::try_from(question.len()).unwrap();
+        assert_eq!(read(&mut stream, 2).await, length.to_be_bytes());
+        assert_eq!(read(&mut stream, question.len()).await, question);
+        assert_eq!(read(&mut stream, 2).await, [0, 0], "an empty one is one");
+        clients.push((client, stream));
+    }
+    for (n, (client, stream)) in (0..).zip(&mut clients) {
+        let answer = [StreamAnswer::Connected.encode(), vec![0, 1, n, 0, 2, 8, 8]].concat();
+        stream.write_all(&answer).await.unwrap();
+        let mut buffer = [0; 16];
+        for expected in [vec![n], vec![8, 8]] {
+            let length = timeout(SOON, client.recv(&mut buffer)).await.expect("no answer").unwrap();
+            assert_eq!(buffer[..length], expected);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_older_agent_gets_and_gives_datagrams_as_pieces_of_a_stream() {
+    let (place, server, secret) = stage().await;
+    let mut agent = Agent::connect(&server, place.path(), &secret, &[]).await;
+    let port = port(place.path(), &["--udp", "kube-system/kube-dns:53"]).await;
+    let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    client.connect(port).await.unwrap();
+    client.send(b"question").await.unwrap();
+    let (header, mut stream) = agent.stream().await;
+    assert_eq!((header.kind, header.id.as_str()), (StreamKind::Udp, "udp-kube-system-kube-dns-53"));
+    assert_eq!(read(&mut stream, 8).await, b"question");
+    stream.write_all(b"answer").await.unwrap();
+    let mut buffer = [0; 64];
+    let length = timeout(SOON, client.recv(&mut buffer)).await.expect("no answer").unwrap();
+    assert_eq!(buffer[..length], *b"answer");
+}
+
+#[tokio::test]
+async fn the_command_makes_lists_and_deletes() {
+    let (place, server, secret) = stage().await;
+    let data = place.path();
+    let refused = tunnel(data, &["create", "--cluster", "prod", "--tcp", "shop/web:80"]).await;
+    assert!(refused.0 == Some(1) && refused.2.contains(r#"cluster "prod" has not registered"#), "{refused:?}");
+    let mut agent = Agent::connect(&server, data, &secret, &["streams/2"]).await;
+    let first = port(data, &["--tcp", "shop/web:80"]).await;
+    let wanted = free_port().await.to_string();
+    let second = tunnel(data, &["create", "--cluster", "prod", "--udp", "shop/dns:53", "--port", &wanted]).await;
+    assert_eq!(second.0, Some(0), "{second:?}");
+    let list = tunnel(data, &["list"]).await.1;
+    let rows: Vec<Vec<&str>> = list.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[0], ["CLUSTER", "ID", "PROTOCOL", "PORT", "SERVICE", "BY"]);
+    assert_eq!(rows[1], ["prod", "tcp-shop-web-80", "tcp", &first.port().to_string(), "shop/web:80", "operator"]);
+    assert_eq!(rows[2], ["prod", "udp-shop-dns-53", "udp", &wanted, "shop/dns:53", "operator"]);
+    for (args, error) in [
+        (&["--tcp", "shop/web:80"][..], "has a tunnel \"tcp-shop-web-80\" already"),
+        (&["--tcp", "shop/web:81", "--port", "80"], "not among those for tunnels, 15000-35000"),
+        (&["--tcp", "web"], "use NAMESPACE/SERVICE:PORT"),
+        (&["--tcp", "shop/web:81", "--name", "a/b"], "cannot be the id of a tunnel"),
+    ] {
+        let said = tunnel(data, &[&["create", "--cluster", "prod"], args].concat()).await;
+        assert!(said.0 == Some(1) && said.2.contains(error), "{said:?}");
+    }
+    let mut client = TcpStream::connect(first).await.unwrap();
+    let (_, stream) = agent.stream().await;
+    assert_eq!(tunnel(data, &["delete", "--cluster", "prod", "tcp-shop-web-80"]).await.0, Some(0));
+    let error = timeout(SOON, client.read(&mut [0])).await.expect("its connections go on").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert_eq!(TcpStream::connect(first).await.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    drop(stream);
+    let again = tunnel(data, &["delete", "--cluster", "prod", "tcp-shop-web-80"]).await;
+    assert!(again.0 == Some(1) && again.2.contains("has no tunnel"), "{again:?}");
+}
+
+/// Among those for tunnels.
+async fn free_port() -> u16 {
+    for port in 34_000..35_000 {
+        if UdpSocket::bind(("0.0.0.0", port)).await.is_ok() {
+            return port;
+        }
+    }
+    panic!("no port is free");
+}
+
+fn entry(id: &str, more: Value) -> Value {
+    let mut tunnel = json!({
+        "protocol": "tcp", "tunnel_id": id, "gateway_name": "gw", "gateway_namespace": "infra", "gateway_port": 5432,
+        "service_name": "postgres", "service_namespace": "shop", "service_port": 5432, "routing_mode": "tunnel",
+    });
+    for (key, value) in more.as_object().unwrap() {
+        tunnel[key] = value.clone();
+    }
+    tunnel
+}
+
+#[tokio::test]
+async fn an_agent_registers_what_its_cluster_has_and_nothing_of_another() {
+    let (place, server, secret) = stage().await;
+    let (data, ca) = (place.path(), ca(place.path()));
+    let user = token(data, &["create", "--user", "ana", "--cluster", "prod"]).await;
+    let stranger = token(data, &["create", "--user", "bob", "--cluster", "other"]).await;
+    let other = token(data, &["create", "--agent", "--cluster", "other"]).await;
+    let agent = Agent::connect(&server, data, &secret, &["streams/2"]).await;
+    let _other = Agent::connect(&server, data, &other, &["streams/2"]).await;
+    let of = |rest: &str| format!("/api/v1/clusters/agent/prod/tunnels{rest}");
+    let mut connection = server.connect(&ca).await.unwrap();
+
+    let (status, made) = ask(&mut connection, "POST", &of(""), &secret, &entry("db", json!({}))).await;
+    assert_eq!(status, 200, "{made}");
+    let port = made["tunnel_port"].as_u64().unwrap();
+    assert_eq!(made["tunnel_endpoint"], format!("cp:{port}"));
+    TcpStream::connect(("127.0.0.1", u16::try_from(port).unwrap())).await.unwrap();
+    // The same again is the same.
+    let again = ask(&mut connection, "POST", &of(""), &secret, &entry("db", json!({}))).await.1;
+    assert_eq!(again["tunnel_port"], port);
+
+    for (path, who, body, status) in [
+        (of(""), &other, entry("db", json!({})), 403),
+        (of("/sync"), &other, json!({"tunnels": []}), 403),
+        (of(""), &user, entry("db2", json!({})), 403),
+        (of(""), &secret, entry("db2", json!({"service_name": "10.0.0.1"})), 400),
+        (of(""), &secret, entry("db2", json!({"tunnel_port": 80})), 400),
+        (of(""), &secret, entry("../x", json!({})), 400),
+        (of("/sync"), &secret, json!({}), 200),
+    ] {
+        let (got, said) = ask(&mut connection, "POST", &path, who, &body).await;
+        assert_eq!(got, status, "{path} {body}: {said}");
+        assert!(said["kind"] == "Status" || status == 200, "{said}");
+    }
+    // An empty set is a set.
+    assert_eq!(ask(&mut connection, "GET", &of(""), &user, &Value::Null).await, (200, json!([])));
+
+    let set = json!({"cluster_uuid": "prod", "tunnels": [
+        entry("db", json!({})), entry("udp", json!({"protocol": "UDP"})),
+        entry("direct", json!({"routing_mode": "direct", "public_endpoint": "203.0.113.9:5432"})),
+        entry("bad", json!({"protocol": "sctp"})), entry("udp", json!({})), {"tunnel_id": "none"},
+    ]});
+    let (status, synced) = ask(&mut connection, "POST", &of("/sync"), &secret, &set).await;
+    assert_eq!(status, 200, "{synced}");
+    let accepted = synced["accepted"].as_array().unwrap();
+    assert_eq!(accepted.iter().map(|tunnel| &tunnel["tunnel_id"]).collect::<Vec<_>>(), ["db", "udp", "direct"]);
+    assert_eq!(accepted[0]["tunnel_port"], port, "a tunnel that is made again finds its port");
+    assert_eq!(accepted[2]["tunnel_endpoint"], "203.0.113.9:5432");
+    let rejected = synced["rejected"].as_array().unwrap();
+    let reasons: Vec<_> =
+        rejected.iter().map(|one| (one["tunnel_id"].as_str().unwrap(), one["reason"].as_str().unwrap())).collect();
+    assert!(reasons[0].0 == "bad" && reasons[0].1.contains("neither tcp nor udp"), "{reasons:?}");
+    assert!(reasons[1] == ("udp", "another one has the same tunnel_id") && reasons[2].0 == "none", "{reasons:?}");
+
+    // What whoever runs the control plane has made is theirs.
+    super::tunnels::port(data, &["--tcp", "shop/web:80", "--name", "ours"]).await;
+    let ours = ask(&mut connection, "POST", &of(""), &secret, &entry("ours", json!({}))).await;
+    assert!(ours.0 == 400 && ours.1["message"].as_str().unwrap().contains("who alone can change it"), "{ours:?}");
+    assert_eq!(ask(&mut connection, "DELETE", &of("/ours"), &secret, &Value::Null).await.0, 403);
+    assert_eq!(ask(&mut connection, "DELETE", &of("/udp"), &secret, &Value::Null).await.0, 204);
+    assert_eq!(ask(&mut connection, "DELETE", &of("/udp"), &secret, &Value::Null).await.0, 404);
+    let (_, list) = ask(&mut connection, "GET", &of(""), &user, &Value::Null).await;
+    let ids: Vec<_> = list.as_array().unwrap().iter().map(|tunnel| &tunnel["tunnel_id"]).collect();
+    assert_eq!(ids, ["db", "direct", "ours"]);
+    assert_eq!(ask(&mut connection, "GET", &of(""), &stranger, &Value::Null).await.0, 403);
+
+    // A port stays its tunnel's across a restart.
+    drop((agent, connection));
+    server.terminate().await;
+    drop(server);
+    let server = ControlPlane::start(data, &[]).await;
+    let mut connection = server.connect(&ca).await.unwrap();
+    let (_, list) = ask(&mut connection, "GET", &of(""), &user, &Value::Null).await;
+    assert_eq!((&list[0]["tunnel_id"], &list[0]["tunnel_port"]), (&json!("db"), &json!(port)));
+    TcpStream::connect(("127.0.0.1", u16::try_from(port).unwrap())).await.unwrap();
+}

@@ -41,6 +41,8 @@ impl ControlPlane {
             ("PIPEOPS_DATA_DIR", data.display().to_string()),
             ("PIPEOPS_LISTEN", format!("{address}:{port}")),
             ("PIPEOPS_TLS_NAMES", address.to_string()),
+            // For tunnels, where `listen` is for the rest.
+            ("PIPEOPS_GATEWAY_LISTEN", address.to_string()),
             ("PIPEOPS_SERVER_LISTEN", format!("127.0.0.1:{health}")),
         ]
         .map(|(key, value)| (key.to_owned(), value))

@@ -17,16 +17,16 @@ use tokio::{
 
 const CONNECTIONS: usize = 100;
 const LARGE: usize = 256 << 20;
-const BLOCK: usize = 64 << 10;
+pub const BLOCK: usize = 64 << 10;
 
 /// Bytes that are not those of another connection or another place.
-fn block(connection: usize, number: usize) -> Vec<u8> {
+pub fn block(connection: usize, number: usize) -> Vec<u8> {
     let seed = format!("{connection}-{number};");
     seed.bytes().cycle().take(BLOCK).collect()
 }
 
 /// Sends and reads back `blocks` blocks.
-async fn echo(mut stream: TcpStream, connection: usize, blocks: usize) -> Result<()> {
+pub async fn echo(mut stream: TcpStream, connection: usize, blocks: usize) -> Result<()> {
     let (mut read, mut write) = stream.split();
     let send = async {
         for number in 0..blocks {

@@ -12,6 +12,7 @@ mod prepare;
 mod python;
 mod shells;
 mod terminals;
+mod tunnels;
 
 use e2e::{Turns, cases};
 use lab::Options;
@@ -25,6 +26,11 @@ fn main() -> ExitCode {
         shells::no_byte_of_many_sessions_is_lost,
         copies::a_gibibyte_is_copied_both_ways,
         forwards::large_bodies_arrive_whole_in_both_directions,
+        tunnels::a_gibibyte_goes_to_a_service_and_back_twice,
+        tunnels::many_clients_of_a_service_keep_their_bytes_apart,
+        tunnels::a_tunnel_ends_each_direction_by_itself_and_is_reset_with_its_pod,
+        tunnels::what_the_owner_does_not_allow_is_reset_and_the_log_says_why,
+        tunnels::datagrams_keep_their_bounds_up_to_the_largest,
         forwards::many_connections_at_once_keep_their_bytes_apart,
         forwards::a_half_closed_connection_gets_the_rest_of_its_answer,
         forwards::every_kubectl_forwards_alike_over_every_transport,

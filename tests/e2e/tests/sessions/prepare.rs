@@ -12,7 +12,7 @@ pub const SOON: Duration = Duration::from_secs(60);
 
 /// The pod `echo`, which gives back what comes to its port 7000, once it listens there.
 pub async fn echo(lab: &Lab, namespace: &str) -> Result<()> {
-    let echo = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"echo"},"spec":{"containers":[{"name":"echo",
+    let echo = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"echo","labels":{"app":"echo"}},"spec":{"containers":[{"name":"echo",
         "image":"lab.local/tools:1","args":["socat","-t30","TCP-LISTEN:7000,fork,reuseaddr,backlog=256","EXEC:cat"],
         "readinessProbe":{"tcpSocket":{"port":7000},"periodSeconds":1}}]}}"#;
     create(lab, namespace, "pod/echo", echo).await
@@ -28,7 +28,8 @@ pub async fn talker(lab: &Lab, namespace: &str) -> Result<()> {
     create(lab, namespace, "pod/talker", talker).await
 }
 
-async fn create(lab: &Lab, namespace: &str, pod: &str, manifest: &str) -> Result<()> {
+/// A pod, once it is ready.
+pub async fn create(lab: &Lab, namespace: &str, pod: &str, manifest: &str) -> Result<()> {
     lab.admin().stdout_with_input(&["create", "-n", namespace, "-f", "-"], manifest).await?;
     let wait = ["wait", "--for=condition=Ready", pod, "-n", namespace, "--timeout=60s"];
     lab.admin().stdout(&wait).await.with_context(|| format!("{pod} does not start"))?;

@@ -1,0 +1,135 @@
+//! Ports of the control plane that lead to Services.
+
+use crate::{
+    forwards::{BLOCK, block, echo},
+    prepare::{self, SOON},
+};
+use anyhow::{Context, Result, ensure};
+use lab::Lab;
+use std::{io::ErrorKind, net::SocketAddr, sync::Arc};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpStream, UdpSocket},
+    task::JoinSet,
+    time::timeout,
+};
+
+const CONNECTIONS: usize = 200;
+/// A gibibyte each way, twice on one connection.
+const LARGE: usize = 1 << 30;
+const TIMES: usize = 2;
+/// The largest datagram that UDP has.
+const LARGEST: usize = 65_507;
+
+/// The tunnel's port, for the Service `echo` of the namespace.
+async fn tunnel(lab: &Lab, protocol: &str, namespace: &str) -> Result<SocketAddr> {
+    let target = format!("{namespace}/echo:7000");
+    let create = ["tunnel", "create", "--cluster", lab.cluster(), &format!("--{protocol}"), &target];
+    let said = lab.control_plane(&create).await?;
+    let port = said.split(" port ").nth(1).and_then(|rest| rest.split_whitespace().next());
+    let port: u16 = port.and_then(|port| port.parse().ok()).with_context(|| format!("no port: {said}"))?;
+    let host = lab.url()?.trim_start_matches("https://").split(':').next().context("no host")?;
+    Ok(SocketAddr::new(host.parse()?, port))
+}
+
+async fn echoes(lab: &Lab, namespace: &str) -> Result<SocketAddr> {
+    lab.create_namespace(namespace).await?;
+    prepare::echo(lab, namespace).await?;
+    service(lab, namespace, "TCP").await?;
+    tunnel(lab, "tcp", namespace).await
+}
+
+async fn service(lab: &Lab, namespace: &str, protocol: &str) -> Result<()> {
+    let service = r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"echo"},"spec":{"selector":{"app":"echo"},
+        "ports":[{"port":7000,"protocol":"PROTOCOL"}]}}"#;
+    let service = service.replace("PROTOCOL", protocol);
+    lab.admin().stdout_with_input(&["create", "-n", namespace, "-f", "-"], &service).await?;
+    Ok(())
+}
+
+pub async fn many_clients_of_a_service_keep_their_bytes_apart(lab: Arc<Lab>) -> Result<()> {
+    let port = echoes(&lab, "many-tunnels").await?;
+    let mut connections = JoinSet::new();
+    for connection in 0..CONNECTIONS {
+        connections.spawn(async move { echo(TcpStream::connect(port).await?, connection, 8).await });
+    }
+    while let Some(ended) = connections.join_next().await {
+        ended.context("a connection's task ended early")??;
+    }
+    Ok(())
+}
+
+pub async fn a_gibibyte_goes_to_a_service_and_back_twice(lab: Arc<Lab>) -> Result<()> {
+    let port = echoes(&lab, "large-tunnels").await?;
+    echo(TcpStream::connect(port).await?, 0, TIMES * LARGE / BLOCK).await
+}
+
+pub async fn a_tunnel_ends_each_direction_by_itself_and_is_reset_with_its_pod(lab: Arc<Lab>) -> Result<()> {
+    let namespace = "tunnel-ends";
+    let port = echoes(&lab, namespace).await?;
+    let mut client = TcpStream::connect(port).await?;
+    client.write_all(&block(1, 1)).await?;
+    client.shutdown().await?;
+    let mut answer = Vec::new();
+    timeout(SOON, client.read_to_end(&mut answer)).await.context("no end after half a close")??;
+    ensure!(answer == block(1, 1), "{} bytes", answer.len());
+
+    let mut client = TcpStream::connect(port).await?;
+    client.write_all(b"x").await?;
+    client.read_exact(&mut [0; 1]).await?;
+    lab.admin().stdout(&["delete", "pod", "echo", "-n", namespace, "--grace-period=0", "--force"]).await?;
+    let read = timeout(SOON, client.read(&mut [0; 1])).await.context("it goes on without its pod")?;
+    ensure!(read.is_err() || read.as_ref().is_ok_and(|length| *length == 0), "{read:?}");
+    // Without a pod nobody listens behind the Service.
+    let mut client = TcpStream::connect(port).await?;
+    let error = timeout(SOON, client.read(&mut [0; 1])).await.context("nothing")?.err().context("an end")?;
+    ensure!(error.kind() == ErrorKind::ConnectionReset, "{error}");
+    Ok(())
+}
+
+pub async fn what_the_owner_does_not_allow_is_reset_and_the_log_says_why(lab: Arc<Lab>) -> Result<()> {
+    let create = ["tunnel", "create", "--cluster", lab.cluster(), "--tcp", "kube-system/kube-dns:53"];
+    let said = lab.control_plane(&create).await?;
+    let port = said.split(" port ").nth(1).and_then(|rest| rest.split_whitespace().next()).context("no port")?;
+    let host = lab.url()?.trim_start_matches("https://").split(':').next().context("no host")?;
+    let mut client = TcpStream::connect(format!("{host}:{port}")).await?;
+    let error = timeout(SOON, client.read(&mut [0; 1])).await.context("nothing")?.err().context("an end")?;
+    ensure!(error.kind() == ErrorKind::ConnectionReset, "{error}");
+    let log = std::fs::read_to_string(lab.process("control-plane")?.log())?;
+    let line = log.lines().find(|line| line.contains("is not served") && line.contains("kube-system/kube-dns:53"));
+    let line = line.with_context(|| format!("the log does not say so:\n{log}"))?;
+    ensure!(line.contains("refused: kube-system/kube-dns:53"), "{line}");
+    Ok(())
+}
+
+/// The pod `echo` for datagrams: socat answers each with itself.
+pub async fn datagrams_keep_their_bounds_up_to_the_largest(lab: Arc<Lab>) -> Result<()> {
+    let namespace = "datagrams";
+    lab.create_namespace(namespace).await?;
+    let pod = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"echo","labels":{"app":"echo"}},"spec":{"containers":[{
+        "name":"echo","image":"lab.local/tools:1","args":["socat","-b70000","-T60","UDP-RECVFROM:7000,fork","EXEC:cat,pipes"]}]}}"#;
+    prepare::create(&lab, namespace, "pod/echo", pod).await?;
+    service(&lab, namespace, "UDP").await?;
+    let port = tunnel(&lab, "udp", namespace).await?;
+    let mut clients = JoinSet::new();
+    for client in 0..10_u8 {
+        clients.spawn(async move {
+            let socket = UdpSocket::bind("0.0.0.0:0").await?;
+            socket.connect(port).await?;
+            let mut buffer = vec![0; LARGEST + 1];
+            for length in [1, 512, 1_400, 9_000, 32_768, LARGEST] {
+                let datagram = vec![client; length];
+                socket.send(&datagram).await?;
+                let answer = timeout(SOON, socket.recv(&mut buffer))
+                    .await
+                    .with_context(|| format!("{length} bytes: no answer"))??;
+                ensure!(buffer.get(..answer) == Some(&datagram[..]), "{length} bytes: {answer} came back");
+            }
+            anyhow::Ok(())
+        });
+    }
+    while let Some(ended) = clients.join_next().await {
+        ended.context("a client's task ended early")??;
+    }
+    Ok(())
+}

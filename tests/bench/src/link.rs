@@ -41,6 +41,8 @@ pub struct Scale {
     pub window: Duration,
     /// Agents that come at once.
     pub agents: usize,
+    /// Streams to one of them, idle and busy.
+    pub streams: [usize; 2],
     /// How long they stay until the control plane is killed.
     pub stay: Duration,
     /// Interval of their heartbeats.
@@ -56,6 +58,7 @@ impl Scale {
             warm_up: Duration::from_secs(2),
             window: Duration::from_secs(4),
             agents: 2000,
+            streams: [500, 100],
             stay: Duration::from_secs(60),
             heartbeat: Duration::from_secs(30),
         }
@@ -82,6 +85,7 @@ impl Scale {
             warm_up: Duration::from_millis(200),
             window: Duration::from_millis(500),
             agents: 20,
+            streams: [20, 4],
             stay: Duration::from_secs(2),
             heartbeat: Duration::from_millis(500),
         }
@@ -111,7 +115,7 @@ pub async fn run(options: Options, report: &mut Report) -> Result<()> {
         print!("{}", shown(&["direct", "pipeops"], &row.title(), row.metrics(), &["direct"]));
         print!("{}", shown(&["control-plane", "agent"], "by end", &["cpu-s/GB"], &[]));
     }
-    if rows.iter().any(|row| matches!(row, Row::Storm | Row::IdleAgent)) {
+    if rows.iter().any(|row| !matches!(row, Row::OneLink(_))) {
         storm::run(&options, &rows, report).await?;
     }
     Ok(())
@@ -144,7 +148,7 @@ fn preamble(scale: Scale) -> String {
          direct   a TCP connection for each stream, without TLS\n\
          pipeops  one link with TLS\n\
          up is towards the control plane, down towards the agent; both ends and the way share this machine.\n\
-         The agents of storm-2000 and idle-agent are in this process, and their control plane has the machine's rest.\n{}",
+         The agents of the last rows are in this process, and their control plane has the machine's rest.\n{}",
         scale.repeats,
         crate::report::machine()
     )

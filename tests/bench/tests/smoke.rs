@@ -143,6 +143,8 @@ async fn the_link_bench_gives_a_figure_for_every_row_and_subject() {
         assert!(value(&records, "storm-2000", "control-plane", metric) == 0.0, "{metric}");
     }
     value(&records, "idle-agent", "control-plane", "KiB");
+    value(&records, "idle-stream", "control-plane", "KiB");
+    value(&records, "busy-stream", "control-plane", "KiB");
     assert!(value(&records, "idle-agent", "gateway-link", "rss-MiB") > 1.0);
     json_has_what_it_is_said_to_have("link", &report, &records);
 }

@@ -22,13 +22,13 @@ use tokio::{
 };
 
 /// What a stream's first byte asks for.
-const SEND: u8 = 0;
+pub(super) const SEND: u8 = 0;
 const TAKE: u8 = 1;
-const ANSWER: u8 = 2;
+pub(super) const ANSWER: u8 = 2;
 
 /// Of a typical small GET.
-const REQUEST: usize = 500;
-const RESPONSE: usize = 1500;
+pub(super) const REQUEST: usize = 500;
+pub(super) const RESPONSE: usize = 1500;
 const PIECE: usize = 64 * 1024;
 /// Between two small exchanges.
 const PAUSE: Duration = Duration::from_millis(2);

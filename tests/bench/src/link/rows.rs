@@ -22,6 +22,9 @@ pub enum Row {
     Storm,
     /// What one of them costs while nothing happens.
     IdleAgent,
+    /// What a stream to one of them costs while nothing happens on it, and while it carries what it can.
+    IdleStream,
+    BusyStream,
 }
 
 /// A load over one link, and the way it takes.
@@ -36,7 +39,7 @@ const fn one(name: &'static str, rtt: u64, load: Load) -> Row {
     Row::OneLink(OneLink { name, rtt, load })
 }
 
-const ROWS: [Row; 12] = [
+const ROWS: [Row; 14] = [
     one("rtt0-stream-1-up", 0, Load::Up(1)),
     one("rtt0-stream-1-down", 0, Load::Down(1)),
     one("rtt0-stream-16-up", 0, Load::Up(16)),
@@ -49,6 +52,8 @@ const ROWS: [Row; 12] = [
     one("rtt60-small-beside-bulk", 60, Load::Beside(8)),
     Row::Storm,
     Row::IdleAgent,
+    Row::IdleStream,
+    Row::BusyStream,
 ];
 
 /// What carries the streams.
@@ -82,7 +87,7 @@ pub(super) struct Measured {
 
 impl Row {
     /// In the order they run.
-    pub(super) fn all() -> [Self; 12] {
+    pub(super) fn all() -> [Self; 14] {
         ROWS
     }
 
@@ -93,6 +98,8 @@ impl Row {
             Self::OneLink(row) => row.name,
             Self::Storm => "storm-2000",
             Self::IdleAgent => "idle-agent",
+            Self::IdleStream => "idle-stream",
+            Self::BusyStream => "busy-stream",
         }
     }
 }

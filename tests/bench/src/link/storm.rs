@@ -5,6 +5,7 @@
 mod agent;
 mod backoff;
 mod fleet;
+mod streams;
 
 use self::{agent::Far, fleet::Fleet};
 use super::{Options, Row, Scale};
@@ -58,6 +59,8 @@ pub(super) async fn run(options: &Options, rows: &[Row], report: &mut Report) ->
         match row {
             Row::Storm => print!("{}", shown(&title, &STORM)),
             Row::IdleAgent => print!("{}", shown("memory for each idle agent, and of the agent's process", &IDLE)),
+            Row::IdleStream => print!("{}", shown("memory for each idle stream", &STREAM)),
+            Row::BusyStream => print!("{}", shown("memory for each busy stream", &STREAM)),
             Row::OneLink(_) => {}
         }
     }
@@ -67,6 +70,7 @@ pub(super) async fn run(options: &Options, rows: &[Row], report: &mut Report) ->
 const STORM: [&str; 6] =
     ["registered-s", "back-s", "registered-cpu-s", "back-cpu-s", "unacknowledged-heartbeats", "lost-links"];
 const IDLE: [&str; 2] = ["KiB", "rss-MiB"];
+const STREAM: [&str; 1] = ["KiB"];
 
 async fn measure(lab: &Lab, scale: Scale, progress: &Progress, report: &mut Report) -> Result<()> {
     report.begin(0);
@@ -81,13 +85,16 @@ async fn measure(lab: &Lab, scale: Scale, progress: &Progress, report: &mut Repo
     let (begun, used) = (Instant::now(), control_plane.cpu_time()?);
     let fleet = Fleet::start(Far::new(lab.url()?, lab.ca_pem()?, scale.heartbeat)?, tokens).await?;
     all_come(&fleet).await.context("the first time")?;
-    let mut storm = |metric, value| report.add(Row::Storm.name(), CONTROL_PLANE, metric, value);
-    storm("registered-s", begun.elapsed().as_secs_f64());
-    storm("registered-cpu-s", control_plane.cpu_time()?.saturating_sub(used).as_secs_f64());
+    let storm = |report: &mut Report, metric, value| report.add(Row::Storm.name(), CONTROL_PLANE, metric, value);
+    storm(report, "registered-s", begun.elapsed().as_secs_f64());
+    storm(report, "registered-cpu-s", control_plane.cpu_time()?.saturating_sub(used).as_secs_f64());
 
     tokio::time::sleep(scale.stay).await;
     let with = memory().await?;
     let gateway_link = Named::new(lab.process(GATEWAY_LINK)?).rss_mib()?;
+    let [idle, busy] = scale.streams;
+    let port = streams::tunnel(lab, &cluster(0)).await?;
+    streams::idle(port, idle, memory, report).await.context("idle streams")?;
 
     let begun = Instant::now();
     // Before the links end: those are not lost.
@@ -95,8 +102,8 @@ async fn measure(lab: &Lab, scale: Scale, progress: &Progress, report: &mut Repo
     control_plane.kill().await?;
     control_plane.start().await?;
     all_come(&fleet).await.context("after the control plane was killed")?;
-    storm("back-s", begun.elapsed().as_secs_f64());
-    storm("back-cpu-s", control_plane.cpu_time()?.as_secs_f64());
+    storm(report, "back-s", begun.elapsed().as_secs_f64());
+    storm(report, "back-cpu-s", control_plane.cpu_time()?.as_secs_f64());
 
     // In which each has to send one more.
     tokio::time::sleep(scale.heartbeat).await;
@@ -106,11 +113,13 @@ async fn measure(lab: &Lab, scale: Scale, progress: &Progress, report: &mut Repo
         Ok(())
     });
     let _the_figure_says_so = acknowledged.await;
-    storm("unacknowledged-heartbeats", count(fleet.heartbeats().0)?);
-    storm("lost-links", count(fleet.lost())?);
+    storm(report, "unacknowledged-heartbeats", count(fleet.heartbeats().0)?);
+    storm(report, "lost-links", count(fleet.lost())?);
     report.add(Row::IdleAgent.name(), CONTROL_PLANE, "KiB", (with - without) / 1024.0 / count(scale.agents)?);
     report.add(Row::IdleAgent.name(), GATEWAY_LINK, "rss-MiB", gateway_link);
-    Ok(())
+    // In a process that has carried none before.
+    let now = || control_plane.rss();
+    streams::busy(port, busy, scale.window, memory, now, report).await.context("busy streams")
 }
 
 async fn all_come(fleet: &Fleet) -> Result<()> {
@@ -126,13 +135,17 @@ async fn all_come(fleet: &Fleet) -> Result<()> {
 async fn tokens(lab: &Lab, count: usize) -> Result<Vec<(String, Secret)>> {
     stream::iter(0..count)
         .map(async |number| {
-            let cluster = format!("storm-{number:04}");
+            let cluster = cluster(number);
             let token = lab.create_token(&["--agent", "--cluster", &cluster]).await?;
             Ok((cluster, Secret::new(token)))
         })
         .buffered(AT_ONCE)
         .try_collect()
         .await
+}
+
+fn cluster(number: usize) -> String {
+    format!("storm-{number:04}")
 }
 
 fn count(number: usize) -> Result<f64> {

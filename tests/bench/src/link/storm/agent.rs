@@ -1,17 +1,24 @@
 //! One agent: what a gateway-link does on its link, with no cluster behind it.
 
 use super::{backoff::Backoff, fleet::Seen};
+use crate::link::load;
 use anyhow::{Context, Result, bail};
-use mux::{Incoming, Link, Role, Timed, Windows};
+use mux::{Incoming, Link, MuxStream, Role, Timed, Windows};
 use protocol::{
-    AgentId, AgentMessage, ClusterId, ConfigAck, ControlMessage, Secret, capability, endpoint,
+    AgentId, AgentMessage, ClusterId, ConfigAck, ControlMessage, Secret, StreamAnswer, StreamHeader, capability,
+    endpoint,
     message::{GatewayHelloAck, Heartbeat, HeartbeatMetadata, Pong, Register},
 };
 use rustls::{ClientConfig, RootCertStore, client::Resumption};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    task::JoinSet,
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -44,6 +51,16 @@ impl Far {
         config.resumption = Resumption::disabled();
         Ok(Self { name: ServerName::try_from(host)?, tls: TlsConnector::from(Arc::new(config)), address, heartbeat })
     }
+}
+
+/// As gateway-link with a Service behind it.
+async fn serve_stream(mut stream: MuxStream) -> Result<()> {
+    let mut header = Vec::new();
+    while StreamHeader::decode(&header)?.is_none() {
+        header.push(stream.read_u8().await?);
+    }
+    stream.write_all(&StreamAnswer::Connected.encode()).await?;
+    load::serve(stream, &AtomicU64::new(0)).await
 }
 
 pub(super) struct Agent {
@@ -110,14 +127,15 @@ impl Agent {
         say(AgentMessage::Register(Box::new(register))).await?;
         // Until it is registered, the end of the wait for that.
         let mut due = Instant::now() + TIMEOUT;
+        let mut serving = JoinSet::new();
         loop {
             let frame = tokio::select! {
                 frame = incoming.control.recv() => frame.context("the link ended")?,
-                // Nobody asks for anything of this cluster.
                 stream = incoming.streams.recv() => {
-                    drop(stream.context("the link ended")?);
+                    serving.spawn(serve_stream(stream.context("the link ended")?));
                     continue;
                 }
+                Some(_ended) = serving.join_next() => continue,
                 () = sleep_until(due) => {
                     let (Some(cluster), Some(_)) = (&self.cluster_id, &*up) else { bail!("no registration in time") };
                     let metadata = HeartbeatMetadata { is_private: true, ..HeartbeatMetadata::default() };

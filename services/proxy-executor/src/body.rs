@@ -3,11 +3,12 @@ use exchange::{BodyError, Observed, Observer};
 use http_body_util::{Either, Full};
 use runtime::Span;
 
+use crate::gathered::Gathered;
 use crate::metrics::Active;
 use crate::upstream::Transport;
 
 /// What goes back to the caller: our own error, or the API server's response as it arrives.
-pub type ResponseBody = Observed<Either<Full<Bytes>, exchange::Body<Transport>>, Watch>;
+pub type ResponseBody = Observed<Either<Full<Bytes>, Gathered<exchange::Body<Transport>>>, Watch>;
 
 /// What lasts as long as the response does.
 #[derive(Debug)]
@@ -31,7 +32,7 @@ impl Watch {
     }
 
     pub fn api(self, body: exchange::Body<Transport>) -> ResponseBody {
-        Observed::new(Either::Right(body), self)
+        Observed::new(Either::Right(Gathered::new(body)), self)
     }
 }
 

@@ -18,6 +18,7 @@ mod config;
 mod credentials;
 mod execute;
 mod facts;
+mod gathered;
 mod metrics;
 mod options;
 mod policy;

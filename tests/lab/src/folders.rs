@@ -9,6 +9,13 @@ pub fn workspace() -> PathBuf {
     here.ancestors().nth(2).unwrap_or(here).to_owned()
 }
 
+/// Where cargo puts what it builds of it: what `CARGO_TARGET_DIR` says, or `target` in it.
+pub(crate) fn target() -> PathBuf {
+    let set = std::env::var_os("CARGO_TARGET_DIR").filter(|set| !set.is_empty());
+    // Cargo runs in the workspace, whence it takes a relative one.
+    workspace().join(set.unwrap_or_else(|| "target".into()))
+}
+
 /// The folder with one go.mod per part.
 pub(crate) fn part_modules() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("parts")

@@ -109,8 +109,7 @@ impl Services {
     }
 
     fn built(packages: Vec<String>) -> Result<Self> {
-        let target =
-            std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| folders::workspace().join("target"), PathBuf::from);
+        let target = folders::target();
         let mut binaries = BTreeMap::new();
         for name in packages {
             let file = target.join("release").join(&name);

@@ -14,6 +14,7 @@ use count::Counter;
 use std::{
     fs::File,
     io::{BufRead, BufReader, PipeReader, Write},
+    path::Path,
     process::{ExitCode, Stdio},
     sync::Arc,
 };
@@ -68,8 +69,8 @@ async fn tests(filter: Option<&str>, parts: &Parts, progress: &Progress) -> Resu
     // The labs of the tests find them built, so that no test's own time limit pays for it.
     Services::build(Profile::Release, progress).await?;
     let step = Arc::new(progress.step("tests", "cargo test --release"));
-    let log = folders::workspace().join("target/lab-test.log");
-    let file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+    let log = folders::target().join("lab-test.log");
+    let file = create(&log).with_context(|| format!("cannot write {}", log.display()))?;
     // One pipe for both, so that what cargo and the tests say stays in order.
     let (reader, writer) = std::io::pipe().context("cannot make a pipe")?;
     let mut command = tokio::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -100,6 +101,12 @@ async fn tests(filter: Option<&str>, parts: &Parts, progress: &Progress) -> Resu
     Ok(counts)
 }
 
+/// The folder is not there yet where nothing was built, or all of it elsewhere.
+fn create(log: &Path) -> std::io::Result<File> {
+    log.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+    File::create(log)
+}
+
 fn read(reader: PipeReader, mut log: File, step: &Step) -> Result<Counter> {
     let mut counter = Counter::default();
     let mut reader = BufReader::new(reader);
@@ -115,4 +122,18 @@ fn read(reader: PipeReader, mut log: File, step: &Step) -> Result<Counter> {
         line.clear();
     }
     Ok(counter)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_is_made_with_the_folder_that_it_is_in() {
+        let folder = std::env::temp_dir().join(format!("lab-test-log-{}", std::process::id()));
+        let log = folder.join("target/lab-test.log");
+        create(&log).unwrap();
+        assert!(log.is_file());
+        std::fs::remove_dir_all(folder).unwrap();
+    }
 }

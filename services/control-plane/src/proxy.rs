@@ -1,6 +1,9 @@
 //! The path of a user's request to a cluster: who may go where, and a stream to go on. What the request does is for
 //! the cluster to judge.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -255,7 +258,8 @@ enum StreamError {
     NoStreams,
 }
 
-/// A stream of `first`, or of one that was not tried yet, and the pool for when it is idle. The last one tried is used.
+/// A stream of `first`, or of one that was not tried yet, and the pool for when it is idle. One whose agent has yet to
+/// take earlier streams is waited for only when no other can open one. The last one tried is used.
 async fn connect(
     cluster: &Cluster,
     first: &Arc<AgentLink>,
@@ -263,29 +267,47 @@ async fn connect(
     trace: Trace,
     own: Option<&Arc<Pool<MuxStream>>>,
 ) -> Result<(MuxStream, Arc<Pool<MuxStream>>), StreamError> {
+    let try_it = |link: &Arc<AgentLink>| tried.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(link));
     let next = || {
-        let mut tried = tried.lock().unwrap_or_else(PoisonError::into_inner);
-        let link = if tried.is_empty() { Some(Arc::clone(first)) } else { cluster.pick(&tried) };
-        tried.extend(link.clone());
-        link
+        let tried = tried.lock().unwrap_or_else(PoisonError::into_inner);
+        if tried.is_empty() { Some(Arc::clone(first)) } else { cluster.pick(&tried) }
     };
+    let pool = |streams: &Arc<Pool<MuxStream>>| Arc::clone(own.unwrap_or(streams));
+    let mut failed = None;
+    let mut busy = Vec::new();
     // Where there is one link only, it is tried again.
-    let mut link = next().unwrap_or_else(|| Arc::clone(first));
-    loop {
-        let opened = match link.streams() {
-            Some(streams) => open(&link, trace.of_stream()).await.map(|stream| (stream, streams)),
+    let mut link = Some(next().unwrap_or_else(|| Arc::clone(first)));
+    while let Some(trying) = link {
+        try_it(&trying);
+        let opened = match trying.streams() {
+            Some(streams) => trying.link.try_open().map(|stream| (stream, streams)).map_err(StreamError::from),
             None => Err(StreamError::NoStreams),
         };
         match opened {
-            Ok((stream, streams)) => return Ok((stream, Arc::clone(own.unwrap_or(streams)))),
-            Err(error) => link = next().ok_or(error)?,
+            Ok((Some(stream), streams)) => match begin(stream, trace.of_stream()).await {
+                Ok(stream) => return Ok((stream, pool(streams))),
+                Err(error) => failed = Some(error),
+            },
+            Ok((None, streams)) => busy.push((Arc::clone(&trying), Arc::clone(streams))),
+            Err(error) => failed = Some(error),
+        }
+        link = next();
+    }
+    for (link, streams) in busy {
+        try_it(&link);
+        match link.link.open().await {
+            Ok(stream) => match begin(stream, trace.of_stream()).await {
+                Ok(stream) => return Ok((stream, pool(&streams))),
+                Err(error) => failed = Some(error),
+            },
+            Err(error) => failed = Some(error.into()),
         }
     }
+    Err(failed.unwrap_or(StreamError::NoStreams))
 }
 
-/// A stream that begins with its header; the first request follows at once.
-async fn open(link: &AgentLink, traced: Option<TraceParent>) -> Result<MuxStream, StreamError> {
-    let mut stream = link.link.open().await?;
+/// Writes the stream's header; the first request follows at once.
+async fn begin(mut stream: MuxStream, traced: Option<TraceParent>) -> Result<MuxStream, StreamError> {
     let id = StreamId::new(format!("{:016x}", rand::random::<u64>()))?;
     let header = StreamHeader { traceparent: traced, ..StreamHeader::kube(id) };
     stream.write_all(&header.encode_v2()).await?;

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::sync::{TryAcquireError, mpsc};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::{
@@ -56,13 +56,26 @@ impl Link {
     pub async fn open(&self) -> Result<MuxStream, OpenError> {
         self.shared.may_open(&lock(&self.shared.table))?;
         let Ok(permit) = self.shared.backlog.acquire().await else {
-            self.shared.may_open(&lock(&self.shared.table))?;
-            return Err(OpenError::Closed(self.why_closed()));
+            return Err(self.why_not_open());
         };
         let stream = self.shared.open()?;
         // Given back when the peer acknowledges the stream, or it is gone.
         permit.forget();
         Ok(stream)
+    }
+
+    /// As [`open`](Self::open), but `None` instead of waiting.
+    pub fn try_open(&self) -> Result<Option<MuxStream>, OpenError> {
+        self.shared.may_open(&lock(&self.shared.table))?;
+        match self.shared.backlog.try_acquire() {
+            Ok(permit) => {
+                let stream = self.shared.open()?;
+                permit.forget();
+                Ok(Some(stream))
+            }
+            Err(TryAcquireError::NoPermits) => Ok(None),
+            Err(TryAcquireError::Closed) => Err(self.why_not_open()),
+        }
     }
 
     /// Ends the link: every stream ends at once, text already queued and stream data already on its way out are sent,
@@ -79,6 +92,12 @@ impl Link {
     /// Resolves as soon as the link has ended, before the closing handshake.
     pub async fn closed(&self) -> Closed {
         self.shared.closed().await
+    }
+
+    /// Nobody waits any more for the peer to acknowledge streams.
+    fn why_not_open(&self) -> OpenError {
+        let refused = self.shared.may_open(&lock(&self.shared.table)).err();
+        refused.unwrap_or_else(|| OpenError::Closed(self.why_closed()))
     }
 
     fn why_closed(&self) -> Closed {

@@ -38,6 +38,26 @@ async fn either_end_may_open() {
 }
 
 #[tokio::test]
+async fn who_would_not_wait_is_told_that_it_would_have_to() {
+    let (mut agent, control_plane) = ends().await;
+    let mut open = Vec::new();
+    while let Some(mut stream) = control_plane.link.try_open().unwrap() {
+        stream.write_all(b"hi").await.unwrap();
+        open.push(stream);
+    }
+    assert_eq!(open.len(), 256);
+    let _taken = soon("the first", agent.streams.recv()).await.unwrap();
+    until("room for one more", || match control_plane.link.try_open() {
+        Ok(Some(_)) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    agent.driver.abort();
+    soon("the end", control_plane.link.closed()).await;
+    assert!(control_plane.link.try_open().is_err());
+}
+
+#[tokio::test]
 async fn each_direction_ends_on_its_own() {
     let (mut agent, control_plane) = ends().await;
     for near_first in [true, false] {

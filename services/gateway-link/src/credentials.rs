@@ -65,7 +65,7 @@ impl Credentials {
         (memory.known, memory.unsaved) = (None, false);
     }
 
-    /// The token of the settings. The file is read anew.
+    /// The token of the settings. The file is read anew. Blocks.
     pub fn of_settings(&self) -> Result<Secret, CredentialError> {
         let token = match (&self.token_file, &self.token) {
             (Some(path), _) => std::fs::read_to_string(path)

@@ -114,7 +114,7 @@ impl Dialer {
         Self::to(target, endpoint::AGENT_WS.to_owned(), options)
     }
 
-    /// To the gateway that the control plane has named for `cluster`.
+    /// To the gateway that the control plane has named for `cluster`. Blocks.
     pub fn to_gateway(options: &PipeOps, url: &str, cluster: &ClusterId, version: &str) -> Result<Self, DialError> {
         let uri = url.parse::<Uri>().map_err(|_| DialError::Gateway { url: url.to_owned() })?;
         let target = Target::of(&uri).ok_or_else(|| DialError::Gateway { url: url.to_owned() })?;
@@ -220,7 +220,7 @@ where
         None => DialError::Handshake { address: address.to_owned(), source },
     };
     let name = ServerName::try_from(target.bare_host().to_owned()).map_err(|e| failed(io::Error::other(e)))?;
-    trust.connector().connect(name, stream).await.map_err(failed)
+    trust.connector().await.connect(name, stream).await.map_err(failed)
 }
 
 fn bearer(token: &Secret) -> Result<HeaderValue, DialError> {

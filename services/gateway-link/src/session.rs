@@ -8,7 +8,7 @@ use protocol::message::proxied::ProxyCommand;
 use protocol::message::{GatewayHelloAck, GoAway, HeartbeatMetadata, Pong, ProtocolFallback, TokenRefresh};
 use protocol::{AgentMessage, ClusterConfig, ClusterId, ControlMessage, capability};
 use runtime::Condition;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::configuration::Configuration;
@@ -47,6 +47,8 @@ pub enum SessionError {
     NoState(String),
     #[error(transparent)]
     Register(#[from] RegisterError),
+    #[error("a file was not read")]
+    Died(#[from] JoinError),
     #[error("the link was lost")]
     Closed(#[from] Closed),
     #[error("the control plane does not know this cluster any more: {0}")]
@@ -134,7 +136,12 @@ impl Links {
         cluster_id: &ClusterId,
         gateway: &str,
     ) -> Result<Established<'_>, SessionError> {
-        let dialer = Dialer::to_gateway(&self.options.pipeops, gateway, cluster_id, self.context.version)?;
+        let dialer = {
+            let (options, version) = (self.options.pipeops.clone(), self.context.version);
+            let (cluster, gateway) = (cluster_id.clone(), gateway.to_owned());
+            // It reads the files of certificates.
+            blocking(move || Dialer::to_gateway(&options, &gateway, &cluster, version)).await?
+        };
         let opened = self.open(&dialer).await?;
         tracing::info!(%cluster_id, gateway, "going on at the gateway");
         Ok(self.established(opened, as_registered(identity, cluster_id, Some(gateway)), Vec::new()))
@@ -222,7 +229,9 @@ impl Links {
     }
 
     async fn dial_by_settings(&self, dialer: &Dialer, config: &mux::Config) -> Result<Socket, SessionError> {
-        Ok(dialer.dial(&self.credentials.of_settings()?, config.websocket()).await?)
+        let credentials = Arc::clone(&self.credentials);
+        let token = blocking(move || credentials.of_settings()).await?;
+        Ok(dialer.dial(&token, config.websocket()).await?)
     }
 }
 
@@ -402,6 +411,15 @@ impl Established<'_> {
     async fn say(&self, message: AgentMessage) {
         let _gone = self.link.send(message.encode(None)).await;
     }
+}
+
+/// What reads files, of which the disk may be away.
+async fn blocking<T, E>(read: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, SessionError>
+where
+    T: Send + 'static,
+    E: Into<SessionError> + Send + 'static,
+{
+    spawn_blocking(read).await?.map_err(Into::into)
 }
 
 fn as_registered(identity: &Identity, cluster_id: &ClusterId, gateway: Option<&str>) -> Identity {

@@ -1,6 +1,7 @@
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use runtime::tls::{ClientTrust, client_config};
+use tokio::task::spawn_blocking;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::ClientConfig;
 
@@ -18,7 +19,10 @@ pub enum Peer {
 /// What TLS connections are made with. Nothing of one connection is remembered for the next, so that each is verified
 /// by what the files say when it is made.
 #[derive(Debug)]
-pub struct Trust {
+pub struct Trust(Arc<Files>);
+
+#[derive(Debug)]
+struct Files {
     peer: Peer,
     options: Tls,
     /// What was last read without a fault.
@@ -26,22 +30,36 @@ pub struct Trust {
 }
 
 impl Trust {
-    /// Fails when the files cannot be used: at the start that is a mistake to be seen at once.
+    /// Fails when the files cannot be used: at the start that is a mistake to be seen at once. Blocks.
     pub fn open(peer: Peer, options: &Tls) -> Result<Self, DialError> {
-        Ok(Self { peer, options: options.clone(), good: Mutex::new(read(peer, options)?) })
+        let good = Mutex::new(read(peer, options)?);
+        Ok(Self(Arc::new(Files { peer, options: options.clone(), good })))
     }
 
     /// For one new connection.
-    pub fn connector(&self) -> TlsConnector {
-        let mut good = self.good.lock().unwrap_or_else(PoisonError::into_inner);
+    pub async fn connector(&self) -> TlsConnector {
+        let files = Arc::clone(&self.0);
+        // A file may be on a disk that is away.
+        if let Err(died) = spawn_blocking(move || files.read()).await {
+            tracing::error!(error = %died, "the TLS files were not read: going on with what was read before");
+        }
+        TlsConnector::from(Arc::clone(&self.0.good()))
+    }
+}
+
+impl Files {
+    fn read(&self) {
         match read(self.peer, &self.options) {
-            Ok(new) => *good = new,
+            Ok(new) => *self.good() = new,
             Err(error) => tracing::error!(
                 error = runtime::error_text(&error),
                 "THE TLS FILES CANNOT BE USED AS THEY ARE NOW: going on with what was read before; mend the files"
             ),
         }
-        TlsConnector::from(Arc::clone(&good))
+    }
+
+    fn good(&self) -> MutexGuard<'_, Arc<ClientConfig>> {
+        self.good.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

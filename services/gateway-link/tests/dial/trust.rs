@@ -1,3 +1,10 @@
+use std::fs::File;
+use std::io::Write as _;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
 use sha2::{Digest as _, Sha256};
 
 use crate::peers::{Authority, ControlPlane, Files};
@@ -60,6 +67,43 @@ async fn a_file_that_breaks_later_changes_nothing_and_one_that_is_broken_at_the_
             files.write(name, &content);
         }
     }
+}
+
+#[tokio::test]
+async fn a_file_that_takes_its_time_keeps_nothing_else_waiting() {
+    let files = Files::new();
+    let authority = Authority::new("authority");
+    let control_plane = ControlPlane::start(Some(&authority.sign("localhost"))).await;
+    let path = files.write("ca.pem", &authority.pem());
+    let dialer = trusting(Tls { ca_file: Some(path.clone()), ..Tls::default() }, &control_plane);
+    std::fs::remove_file(&path).unwrap();
+    assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+    let ticks = Arc::new(AtomicUsize::new(0));
+    let disk = std::thread::spawn({
+        let ticks = Arc::clone(&ticks);
+        move || {
+            // Opens as soon as somebody reads.
+            let mut file = File::options().write(true).open(path).unwrap();
+            let (before, limit) = (ticks.load(SeqCst), Instant::now() + Duration::from_secs(5));
+            let moves = || ticks.load(SeqCst) > before + 1;
+            while !moves() && Instant::now() < limit {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            file.write_all(authority.pem().as_bytes()).unwrap();
+            moves()
+        }
+    });
+    let ticking = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            ticks.fetch_add(1, SeqCst);
+        }
+    };
+    tokio::select! {
+        dialed = dial(&dialer) => drop(dialed.unwrap()),
+        () = ticking => {}
+    }
+    assert!(disk.join().unwrap(), "all waited for the file");
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use runtime::Condition;
 use targets::Names;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
 use crate::configuration::Configuration;
@@ -157,32 +158,40 @@ impl Course {
         links.connect(identity, forgotten).await
     }
 
+    /// Completes when another replica has the lease.
+    async fn hold(&mut self, shared: &CancellationToken) -> String {
+        if let Some(held) = &self.held {
+            tokio::select! {
+                biased;
+                () = shared.cancelled() => self.release().await,
+                holder = held.lost() => return holder,
+            }
+        }
+        std::future::pending().await
+    }
+
     async fn release(&mut self) {
         if let Some(held) = self.held.take() {
             held.release().await;
         }
     }
 
-    /// Serves the link to its end, or until the lease is lost.
+    /// Serves the link to its end, or until the lease is lost. The lease is given back as soon as it is known that other
+    /// replicas may have links too, which the control plane may say in its hello only.
     async fn serve(&mut self, link: Established<'_>) -> Result<(), SessionError> {
-        self.alone = !link.shares_links();
-        if !self.alone {
-            self.release().await;
-        }
+        let shared = link.shared();
         let begun = Instant::now();
         let handle = link.handle();
         let mut serving = std::pin::pin!(link.serve());
-        let outcome = match &self.held {
-            None => serving.await,
-            Some(held) => tokio::select! {
-                outcome = &mut serving => outcome,
-                why = held.lost() => {
-                    handle.close(CloseCode::Away, "another replica has the link");
-                    let _ended = serving.await;
-                    Err(SessionError::LeaseLost(why))
-                }
-            },
+        let outcome = tokio::select! {
+            outcome = &mut serving => outcome,
+            why = self.hold(&shared) => {
+                handle.close(CloseCode::Away, "another replica has the link");
+                let _ended = serving.await;
+                Err(SessionError::LeaseLost(why))
+            }
         };
+        self.alone = !shared.is_cancelled();
         let forgotten = matches!(outcome, Err(SessionError::Forgotten(_)));
         self.forgotten = forgotten;
         // A gateway that was good is gone back to; the control plane may have another meanwhile, if it was not.

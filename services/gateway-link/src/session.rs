@@ -10,6 +10,7 @@ use protocol::{AgentMessage, ClusterConfig, ClusterId, ControlMessage, capabilit
 use runtime::Condition;
 use tokio::task::{JoinError, JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use crate::configuration::Configuration;
 use crate::credentials::{CredentialError, Credentials};
@@ -79,6 +80,8 @@ pub struct Established<'a> {
     pub identity: Identity,
     /// What the control plane can do beyond the published protocol.
     capabilities: Vec<String>,
+    /// Cancelled once it is known that other replicas may have links of their own.
+    shared: CancellationToken,
     tasks: JoinSet<()>,
     streams: JoinSet<()>,
     proxied: Proxied,
@@ -158,17 +161,20 @@ impl Links {
         if let Some(cluster_id) = identity.cluster_id.clone() {
             self.states.connected(Up { link: link.clone(), cluster_id, agent_id: identity.agent_id.clone() });
         }
-        Established {
+        let mut established = Established {
             links: self,
             proxied: Proxied::new(link.clone(), &self.forwarder, &self.options.proxied),
             link,
             incoming,
             identity,
-            capabilities,
+            capabilities: Vec::new(),
+            shared: CancellationToken::new(),
             tasks: driving,
             streams: JoinSet::new(),
             answered_unknown: HashSet::new(),
-        }
+        };
+        established.learn(capabilities);
+        established
     }
 
     async fn open(&self, dialer: &Dialer) -> Result<Opened, SessionError> {
@@ -312,16 +318,15 @@ impl Established<'_> {
         match message {
             ControlMessage::GatewayHello(hello) if hello.use_yamux => {
                 // Streams may follow the acknowledgement at once, so they must be understood before it leaves.
-                if self.capabilities.is_empty() {
-                    self.capabilities = hello.capabilities;
-                }
+                self.learn(hello.capabilities);
                 let tuned = self.can(capability::STREAMS_2);
                 self.link.start_streams(if tuned { Windows::Tuned } else { Windows::Fixed });
                 let capabilities = capability::all();
                 self.say(AgentMessage::GatewayHelloAck(GatewayHelloAck { use_yamux: true, capabilities })).await;
                 self.links.condition.ready();
             }
-            ControlMessage::GatewayHello(_) => {
+            ControlMessage::GatewayHello(hello) => {
+                self.learn(hello.capabilities);
                 tracing::info!("the control plane sends its requests as messages, not in streams");
                 self.links.condition.ready();
             }
@@ -348,6 +353,16 @@ impl Established<'_> {
         Ok(())
     }
 
+    /// What the control plane says that it can do: in its answer to the registration, in its hello, or in part in either.
+    fn learn(&mut self, said: Vec<String>) {
+        let known = capability::all();
+        let new: Vec<_> = said.into_iter().filter(|said| known.contains(said) && !self.can(said)).collect();
+        self.capabilities.extend(new);
+        if self.can(capability::LINKS_N) {
+            self.shared.cancel();
+        }
+    }
+
     fn can(&self, capability: &str) -> bool {
         capability::has(&self.capabilities, capability)
     }
@@ -357,9 +372,9 @@ impl Established<'_> {
         self.link.clone()
     }
 
-    /// Whether other replicas may have links of their own.
-    pub fn shares_links(&self) -> bool {
-        self.can(capability::LINKS_N)
+    /// Cancelled once it is known that other replicas may have links of their own.
+    pub fn shared(&self) -> CancellationToken {
+        self.shared.clone()
     }
 
     /// Stores a new token, then says so. Not here: state-keeper may take its time.

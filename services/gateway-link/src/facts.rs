@@ -2,18 +2,19 @@
 //! that does not answer delays no heartbeat.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bus::facts::{AskProxyExecutor, AskStateKeeper, ClusterFacts, Facts};
 use bus::{Bus, Request, RequestError, Service};
 use protocol::message::{ComponentState, HeartbeatMetadata};
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 const INTERVAL: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Debug, Default)]
-pub struct Known(Arc<Mutex<BTreeMap<Service, Heard>>>);
+pub struct Known(Arc<watch::Sender<BTreeMap<Service, Heard>>>);
 
 /// What was heard of one service last.
 #[derive(Clone, Debug)]
@@ -44,21 +45,30 @@ impl Known {
             error => error.to_string(),
         });
         let at = Instant::now();
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let seen = outcome.as_ref().ok().and_then(|facts| facts.cluster.clone()).map(|cluster| (cluster, at));
-        let cluster = seen.or_else(|| known.remove(&R::SERVED_BY)?.cluster);
-        known.insert(R::SERVED_BY, Heard { at, outcome, cluster });
+        self.0.send_modify(|known| {
+            let seen = outcome.as_ref().ok().and_then(|facts| facts.cluster.clone()).map(|cluster| (cluster, at));
+            let cluster = seen.or_else(|| known.remove(&R::SERVED_BY)?.cluster);
+            known.insert(R::SERVED_BY, Heard { at, outcome, cluster });
+        });
+    }
+
+    /// Completes when something is known of the cluster.
+    pub async fn cluster_seen(&self) {
+        let mut known = self.0.subscribe();
+        let seen = known.wait_for(|known| known.values().any(|heard| heard.cluster.is_some()));
+        // The sender lives as long as this.
+        let _known = seen.await;
     }
 
     /// Adds what is known, with its age.
     pub fn describe(&self, metadata: &mut HeartbeatMetadata) {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let known = self.0.borrow().clone();
         for (service, heard) in known {
             let age = heard.at.elapsed().as_secs();
             if let Some((ClusterFacts { k8s_version, nodes, pods, age_seconds }, said)) = heard.cluster {
                 metadata.k8s_version = k8s_version;
-                metadata.k8s_nodes = nodes.unwrap_or_default();
-                metadata.k8s_pods = pods.unwrap_or_default();
+                metadata.k8s_nodes = nodes;
+                metadata.k8s_pods = pods;
                 metadata.k8s_age_seconds = Some(age_seconds.saturating_add(said.elapsed().as_secs()));
             }
             metadata.components.insert(service.to_string(), component(heard.outcome, age));

@@ -39,8 +39,9 @@ impl Cadence {
     }
 }
 
-/// Sends heartbeats while there is a link, the first of each at once; else counts those that were due. One task of the
-/// process: nothing else delays it. Never returns.
+/// Sends heartbeats while there is a link, the first of each at once, and one more as soon as there is something to say of the
+/// cluster, if that one could not; else counts those that were due. One task of the process: nothing else delays it. Never
+/// returns.
 pub struct Heartbeats {
     pub cadence: Cadence,
     pub states: watch::Receiver<LinkState>,
@@ -55,14 +56,18 @@ impl Heartbeats {
     pub async fn run(mut self) {
         let mut last = Instant::now();
         let mut state = ConnectionState::Disconnected;
+        // The last on this link knew nothing of the cluster.
+        let mut empty = false;
         loop {
             let due = last + self.cadence.interval(state);
             tokio::select! {
                 () = sleep_until(due) => {}
+                () = self.known.cluster_seen(), if empty => {}
                 changed = self.states.changed() => {
                     if changed.is_err() {
                         return;
                     }
+                    empty = false;
                     let before = std::mem::replace(&mut state, self.states.borrow_and_update().connection);
                     if state != ConnectionState::Connected || before == ConnectionState::Connected {
                         continue;
@@ -72,14 +77,18 @@ impl Heartbeats {
             }
             last = Instant::now();
             let up = self.states.borrow().up.clone();
-            match up {
-                Some(up) => self.send(up).await,
-                None => self.metrics.heartbeat_skipped(),
-            }
+            empty = match up {
+                Some(up) => !self.send(up).await,
+                None => {
+                    self.metrics.heartbeat_skipped();
+                    false
+                }
+            };
         }
     }
 
-    async fn send(&self, up: Up) {
+    /// Whether it says something of the cluster.
+    async fn send(&self, up: Up) -> bool {
         let uptime = self.begun.elapsed().as_secs();
         let mut metadata = HeartbeatMetadata {
             agent_version: self.version.to_owned(),
@@ -89,6 +98,7 @@ impl Heartbeats {
             ..HeartbeatMetadata::default()
         };
         self.known.describe(&mut metadata);
+        let tells = metadata.k8s_age_seconds.is_some();
         let own = ComponentState {
             status: "ready".to_owned(),
             version: self.version.to_owned(),
@@ -100,5 +110,6 @@ impl Heartbeats {
         let begun = Instant::now();
         let sent = up.link.send(AgentMessage::Heartbeat(Box::new(heartbeat)).encode(None)).await;
         self.metrics.heartbeat(sent.is_ok(), begun.elapsed());
+        tells
     }
 }

@@ -30,14 +30,22 @@ pub async fn say(link: &mut Link, kind: &str, payload: Value) {
 pub async fn hear(link: &mut Link, kind: &str) -> Value {
     let heard = timeout(SOON, async {
         loop {
-            let Message::Text(text) = link.next().await.expect("the link ends").unwrap() else { continue };
-            let mut message: Value = serde_json::from_str(&text).unwrap();
+            let mut message = next(link).await;
             if message["type"] == kind {
                 return message["payload"].take();
             }
         }
     });
     heard.await.unwrap_or_else(|_| panic!("no {kind}"))
+}
+
+/// The next message.
+pub async fn next(link: &mut Link) -> Value {
+    loop {
+        if let Message::Text(text) = link.next().await.expect("the link ends").unwrap() {
+            return serde_json::from_str(&text).unwrap();
+        }
+    }
 }
 
 /// What the first cluster of the list looks like once it is `wanted`.
@@ -69,6 +77,21 @@ async fn an_agent_with_another_name_than_its_token_is_told_the_tokens_and_report
     assert_eq!(hear(&mut link, "register_success").await["name"], "prod");
     let said = server.says("another name than its token").await;
     assert_eq!((&said["level"], &said["cluster"], &said["name"]), (&"WARN".into(), &"prod".into(), &"staging".into()));
+}
+
+#[tokio::test]
+async fn what_a_heartbeat_leaves_out_is_not_shown_as_a_number() {
+    let place = tempfile::tempdir().unwrap();
+    let data = place.path();
+    let server = ControlPlane::start(data, &[]).await;
+    let (ca, user) = (ca(data), token(data, &["create", "--user", "ana"]).await);
+    let secret = token(data, &["create", "--agent", "--cluster", "prod"]).await;
+    let mut link = dial(&server, &ca, &secret).await;
+    say(&mut link, "register", serde_json::from_str(r#"{"agent_id": "a"}"#).unwrap()).await;
+    let heartbeat = r#"{"cluster_id": "c", "agent_id": "a", "metadata": {"k8s_version": "v1.36.3", "k8s_pods": 0}}"#;
+    say(&mut link, "heartbeat", serde_json::from_str(heartbeat).unwrap()).await;
+    let shown = cluster(&server, &ca, &user, |cluster| !cluster["heartbeat"].is_null()).await;
+    assert_eq!((shown["heartbeat"].get("k8s_nodes"), &shown["heartbeat"]["k8s_pods"]), (None, &0.into()), "{shown}");
 }
 
 #[tokio::test]

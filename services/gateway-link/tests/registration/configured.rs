@@ -1,8 +1,11 @@
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bus::Service;
 use bus::facts::{AskProxyExecutor, CheckProxyPolicy, ClusterFacts, Facts, Verdict};
 use protocol::config::Refused;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use crate::agent::{Agent, options};
 use crate::keeper::Keeper;
@@ -58,6 +61,39 @@ async fn a_configuration_is_in_force_stored_and_answered_setting_by_setting() {
     let ack = link.wait_for("config_ack").await;
     assert!(ack["refused"][0]["reason"].as_str().unwrap().contains("from 1 to 3600"), "{ack}");
     assert_eq!(keeper.stored().config.as_ref().unwrap().revision, 7);
+}
+
+#[tokio::test]
+async fn what_is_first_heard_of_the_cluster_is_said_at_once_and_what_is_not_known_is_not_said() {
+    let (keeper, peer) = (Keeper::start().await, Peer::start().await);
+    let executor = keeper.bus.bus(Service::ProxyExecutor);
+    let asked = Arc::new(Semaphore::new(0));
+    let _serving = executor
+        .serve({
+            let asked = Arc::clone(&asked);
+            move |_: AskProxyExecutor| {
+                let asked = Arc::clone(&asked);
+                async move {
+                    let _once = asked.acquire().await.unwrap();
+                    let cluster =
+                        ClusterFacts { k8s_version: "v1.36.3".to_owned(), pods: Some(0), ..Default::default() };
+                    Ok(Facts { ready: true, cluster: Some(cluster), ..Facts::default() })
+                }
+            }
+        })
+        .await
+        .unwrap();
+    let _agent = Agent::start(&keeper, options(&peer));
+    let mut link = peer.accept().await;
+    link.register(OURS).await;
+    let first = link.hear("heartbeat").await["metadata"].take();
+    assert_eq!((first.get("k8s_nodes"), first.get("k8s_pods")), (None, None), "{first}");
+    asked.add_permits(1);
+    let second = link.hear("heartbeat").await["metadata"].take();
+    assert_eq!((second.get("k8s_nodes"), &second["k8s_pods"]), (None, &0.into()), "{second}");
+    assert_eq!(second["k8s_version"], "v1.36.3");
+    // Not with each answer: the next is due in half a minute.
+    assert!(timeout(Duration::from_secs(1), link.hear("heartbeat")).await.is_err());
 }
 
 #[tokio::test]

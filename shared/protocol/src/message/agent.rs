@@ -149,8 +149,12 @@ pub struct Heartbeat {
 pub struct HeartbeatMetadata {
     pub agent_version: String,
     pub k8s_version: String,
-    pub k8s_nodes: u64,
-    pub k8s_pods: u64,
+    /// None: not known, and not sent. The published protocol has a number, which whoever knows it reads as 0 when it is not
+    /// there; a 0 that is sent would say that there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub k8s_nodes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub k8s_pods: Option<u64>,
     pub cpu_usage: String,
     pub memory_usage: String,
     pub is_private: bool,

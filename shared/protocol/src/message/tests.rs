@@ -33,7 +33,7 @@ fn the_existing_agents_messages_are_read() {
     assert_eq!(id, None);
     let AgentMessage::Heartbeat(heartbeat) = message else { panic!("{message:?}") };
     assert_eq!((heartbeat.cluster_id.as_str(), heartbeat.status.as_str()), ("c-1", "healthy"));
-    assert_eq!((heartbeat.metadata.k8s_nodes, heartbeat.metadata.is_private), (1, true));
+    assert_eq!((heartbeat.metadata.k8s_nodes, heartbeat.metadata.is_private), (Some(1), true));
 
     let (_, message) = AgentMessage::parse(recorded("gateway_hello_ack")).unwrap();
     assert_eq!(message, AgentMessage::GatewayHelloAck(GatewayHelloAck { use_yamux: true, capabilities: vec![] }));

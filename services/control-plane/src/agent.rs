@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use mux::{CloseCode, Closed, ControlFrame, Incoming, Link, LinkMetrics, Role, Timed, Unread, Windows};
 use protocol::message::{ErrorReport, GatewayHello, GoAway, Pong, Register, RegisterSuccess, YamuxConfig};
-use protocol::{AgentId, AgentMessage, ControlMessage, RequestId, capability};
+use protocol::{AgentId, AgentMessage, ClusterConfig, ControlMessage, RequestId, capability};
 use runtime::error_text;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
@@ -78,8 +78,8 @@ struct Registered<'a> {
     /// Cancelled when the agent asks for no more of them, which it may do before.
     leaving: CancellationToken,
     register: Register,
-    /// Of the last configuration that was pushed.
-    pushed: Option<u64>,
+    /// The configuration that was pushed last.
+    pushed: Option<Arc<ClusterConfig>>,
 }
 
 impl Agents {
@@ -392,14 +392,15 @@ impl Registered<'_> {
         }
     }
 
-    /// What the cluster is to be configured as, unless it was told on this link.
+    /// What the cluster is to be configured as, unless it was told on this link. That it is nothing is told too: the agent
+    /// keeps what it was told before, maybe by another link.
     async fn push_config(&mut self) -> Result<(), LinkError> {
         let config = self.agents.configs.of(&self.cluster.record().name);
-        let Some(config) = config.filter(|config| self.pushed != Some(config.revision)) else { return Ok(()) };
+        let Some(config) = config.filter(|config| self.pushed.as_ref() != Some(config)) else { return Ok(()) };
         if !self.shares(capability::CONFIG_PUSH) {
             return Ok(());
         }
-        self.pushed = Some(config.revision);
+        self.pushed = Some(Arc::clone(&config));
         tell(&self.link, &ControlMessage::ConfigPush(Box::new(config.as_ref().clone())), None).await?;
         Ok(())
     }

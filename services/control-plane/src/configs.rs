@@ -28,7 +28,8 @@ impl Record for ConfigRecord {
 #[derive(Debug)]
 pub struct Configs {
     folder: Folder<ConfigRecord>,
-    known: RwLock<HashMap<String, Arc<ClusterConfig>>>,
+    /// None: there is one, and it cannot be read.
+    known: RwLock<HashMap<String, Option<Arc<ClusterConfig>>>>,
     follower: Mutex<Follower>,
     changed: watch::Sender<()>,
 }
@@ -39,9 +40,11 @@ impl Configs {
         Self { folder, known: RwLock::default(), follower: Mutex::default(), changed: watch::Sender::default() }
     }
 
-    /// As known now. None: nothing is wished for.
+    /// As known now; an empty one where there is no record, or no longer. None: it is not known, and what the cluster was told
+    /// before counts.
     pub fn of(&self, cluster: &str) -> Option<Arc<ClusterConfig>> {
-        self.known.read().unwrap_or_else(PoisonError::into_inner).get(cluster).cloned()
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.get(cluster).map_or_else(|| Some(Arc::default()), Clone::clone)
     }
 
     /// Tells of each change of any of them.
@@ -60,10 +63,12 @@ impl Configs {
         let mut follower = self.follower.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(Contents { records, broken }) = follower.look(&self.folder, CONSEQUENCE)? else { return Ok(()) };
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        let mut now: HashMap<String, Arc<ClusterConfig>> =
-            records.into_iter().map(|record| (record.cluster, Arc::new(record.config))).collect();
-        let kept = broken.keys().filter_map(|name| Some((name.clone(), known.get(name)?.clone())));
-        now.extend(kept.collect::<Vec<_>>());
+        let mut now: HashMap<_, _> =
+            records.into_iter().map(|record| (record.cluster, Some(Arc::new(record.config)))).collect();
+        now.extend(broken.into_keys().map(|name| {
+            let kept = known.get(&name).cloned().flatten();
+            (name, kept)
+        }));
         if *known != now {
             *known = now;
             drop(known);

@@ -33,7 +33,7 @@ cluster's owner does not allow stays forbidden; `config show` gives the cluster'
 pub enum Command {
     /// Set what a cluster is to be configured as.
     ///
-    /// Its agent is told within two seconds, or when it connects next, and answers what of it is in force.
+    /// Its agent is told within two seconds, or when it connects next, and answers what of it is in force; again when that changes.
     #[command(after_long_help = EXAMPLE)]
     Set {
         /// File with the configuration (YAML); "-" reads it from stdin. It replaces the one before as a whole.

@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
-use crate::agents::{cluster, dial, hear, say};
+use crate::agents::{Link, cluster, dial, hear, next, say};
 use crate::control_plane::{ControlPlane, ca, token};
 
 /// Code, stdout and stderr of `control-plane config ...`.
@@ -36,6 +36,7 @@ async fn a_configuration_reaches_the_agent_at_once_and_when_it_comes_back_and_it
     let mut link = dial(&server, &ca, &secret).await;
     say(&mut link, "register", serde_json::from_str(register).unwrap()).await;
     hear(&mut link, "register_success").await;
+    assert_eq!(hear(&mut link, "config_push").await["revision"], 0, "nothing is set yet");
     let said = config(data, &["set", "--cluster", "prod", "-"], WISH).await;
     assert_eq!(said, (Some(0), "configuration 1 of cluster prod is set\n".to_owned(), String::new()));
     let pushed = hear(&mut link, "config_push").await;
@@ -59,6 +60,54 @@ async fn a_configuration_reaches_the_agent_at_once_and_when_it_comes_back_and_it
     assert_eq!(pushed, serde_json::from_str::<Value>(r#"{"revision": 2}"#).unwrap());
     let (_, shown, _) = config(data, &["show", "--cluster", "prod"], "").await;
     assert_eq!(shown.trim(), "revision: 2");
+}
+
+/// Whether the agent is told anything of a configuration when it registers.
+async fn registers(server: &ControlPlane, ca: &str, secret: &str) -> (Link, Option<Value>) {
+    let mut link = dial(server, ca, secret).await;
+    let register = r#"{"agent_id": "a", "capabilities": ["streams/2", "config_push"]}"#;
+    say(&mut link, "register", serde_json::from_str(register).unwrap()).await;
+    say(&mut link, "heartbeat", serde_json::from_str(r#"{"cluster_id": "c", "agent_id": "a"}"#).unwrap()).await;
+    let mut told = None;
+    loop {
+        let mut message = next(&mut link).await;
+        match message["type"].as_str().unwrap() {
+            "config_push" => told = Some(message["payload"].take()),
+            "heartbeat_ack" => return (link, told),
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_record_that_is_gone_is_an_empty_one_and_one_that_cannot_be_read_changes_nothing() {
+    let place = tempfile::tempdir().unwrap();
+    let data = place.path();
+    config(data, &["set", "--cluster", "prod", "-"], WISH).await;
+    let record = data.join("configs/prod.json");
+    let good = std::fs::read(&record).unwrap();
+    std::fs::write(&record, "{").unwrap();
+    let server = ControlPlane::start(data, &[]).await;
+    let ca = ca(data);
+    let secret = token(data, &["create", "--agent", "--cluster", "prod"]).await;
+    let (mut link, told) = registers(&server, &ca, &secret).await;
+    assert_eq!(told, None);
+    std::fs::write(&record, &good).unwrap();
+    assert_eq!(hear(&mut link, "config_push").await["revision"], 1);
+    std::fs::write(&record, "{").unwrap();
+    let (mut second, told) = registers(&server, &ca, &secret).await;
+    assert_eq!(told.unwrap()["revision"], 1, "what was known before counts");
+
+    std::fs::remove_file(&record).unwrap();
+    let nothing: Value = serde_json::from_str(r#"{"revision": 0}"#).unwrap();
+    for link in [&mut link, &mut second] {
+        assert_eq!(hear(link, "config_push").await, nothing);
+    }
+    let (mut third, told) = registers(&server, &ca, &secret).await;
+    assert_eq!(told, Some(nothing));
+    // Also when it counts anew.
+    config(data, &["set", "--cluster", "prod", "-"], "heartbeat_interval_seconds: 9").await;
+    assert_eq!(hear(&mut third, "config_push").await["heartbeat_interval_seconds"], 9);
 }
 
 #[tokio::test]

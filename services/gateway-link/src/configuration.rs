@@ -1,16 +1,30 @@
-//! What the control plane wishes of this cluster: checked by whoever it concerns, stored, in force, and answered.
+//! What the control plane wishes of this cluster: stored, in force, and answered by whoever it concerns; answered anew when
+//! what they say changes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bus::facts::{CheckMonitoring, CheckProxyPolicy, NoError, Verdict};
-use bus::state::{GetConfig, SaveConfig};
+use bus::state::{CONFIG_INTERVAL, GetConfig, SaveConfig};
 use bus::{Bus, Request, RequestError};
+use mux::Link;
 use protocol::config::{Forward, Refused};
-use protocol::{ClusterConfig, ConfigAck};
+use protocol::{AgentMessage, ClusterConfig, ConfigAck};
 use runtime::error_text;
 use tokio::sync::{Mutex, watch};
+use tokio::time::{Instant, sleep};
 
 use crate::tunnel::Tunnels;
+
+/// How soon it is seen that those whom it concerns come, go, or answer otherwise.
+const RECHECK: Duration = Duration::from_secs(5);
+/// The same while some have yet to put it in force,
+const AGAIN: Duration = Duration::from_millis(250);
+/// and after how long it is answered that they have not.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What one link's control plane wishes; only the last counts.
+pub type Wishes = watch::Receiver<Arc<ClusterConfig>>;
 
 #[derive(Debug)]
 pub struct Configuration {
@@ -19,6 +33,41 @@ pub struct Configuration {
     heartbeat: watch::Sender<Option<Duration>>,
     /// One after the other, in the order they came.
     turn: Mutex<()>,
+}
+
+/// How a configuration stands.
+#[derive(Debug)]
+struct Standing {
+    ack: ConfigAck,
+    /// It is about to be otherwise, or not really known.
+    unsettled: bool,
+}
+
+/// Why a setting is not judged.
+#[derive(Debug)]
+enum Unjudged {
+    Nobody(String),
+    NoAnswer(String),
+}
+
+/// What is answered over one link.
+#[derive(Debug)]
+struct Answers {
+    link: Link,
+    last: Option<ConfigAck>,
+}
+
+impl Answers {
+    /// Says it, unless it is what was said last.
+    async fn say(&mut self, ack: ConfigAck) {
+        if self.last.as_ref() == Some(&ack) {
+            return;
+        }
+        let refused: Vec<_> = ack.refused.iter().map(|r| format!("{}: {}", r.setting, r.reason)).collect();
+        tracing::info!(revision = ack.revision, accepted = ?ack.accepted, ?refused, "configured by the control plane");
+        self.last = Some(ack.clone());
+        let _gone = self.link.send(AgentMessage::ConfigAck(ack).encode(None)).await;
+    }
 }
 
 impl Configuration {
@@ -39,17 +88,68 @@ impl Configuration {
         }
     }
 
-    /// Puts `config` in force, as far as the cluster's own settings let it.
-    pub async fn apply(&self, config: ClusterConfig) -> ConfigAck {
-        let _turn = self.turn.lock().await;
-        let mut ack = ConfigAck { revision: config.revision, ..ConfigAck::default() };
-        if let Err(invalid) = config.check() {
-            ack.refused.push(refused("configuration", invalid.to_string()));
-            return ack;
+    /// Puts each new wish in force, as far as the cluster's own settings let it, and answers: once it is, and again whenever
+    /// that changes. Returns when there are no more wishes.
+    pub async fn follow(&self, mut wishes: Wishes, link: Link) {
+        let mut answers = Answers { link, last: None };
+        let mut more = wishes.changed().await;
+        while more.is_ok() {
+            let config = wishes.borrow_and_update().clone();
+            // Not to be ended half-way: the next could be stored before it.
+            let stored = self.store(&config).await;
+            let answering = async {
+                if let Err(refused) = stored {
+                    let ack = ConfigAck { revision: config.revision, refused: vec![refused], ..ConfigAck::default() };
+                    answers.say(ack).await;
+                    sleep(RECHECK).await;
+                } else {
+                    self.answer(&config, &mut answers).await;
+                }
+            };
+            tokio::select! {
+                () = answering => {}
+                changed = wishes.changed() => {
+                    more = changed;
+                    answers.last = None;
+                }
+            }
         }
+    }
+
+    async fn store(&self, config: &ClusterConfig) -> Result<(), Refused> {
+        let _turn = self.turn.lock().await;
+        let refusal = |reason| refused("configuration", reason);
+        config.check().map_err(|invalid| refusal(invalid.to_string()))?;
+        let stored = self.bus.request(&SaveConfig { config: config.clone() }).await;
+        stored.map_err(|error| refusal(format!("it cannot be stored: {error}")))?;
+        self.enforce(config);
+        Ok(())
+    }
+
+    /// Answers what has been stored just now. Never returns.
+    async fn answer(&self, config: &ClusterConfig, answers: &mut Answers) {
+        let stored = Instant::now();
+        let mut unsettled = None;
+        loop {
+            let standing = self.standing(config, stored).await;
+            let since = if standing.unsettled { Some(*unsettled.get_or_insert_with(Instant::now)) } else { None };
+            unsettled = since;
+            if since.is_some_and(|since| since.elapsed() < PATIENCE) {
+                sleep(AGAIN).await;
+                continue;
+            }
+            answers.say(standing.ack).await;
+            sleep(RECHECK).await;
+        }
+    }
+
+    async fn standing(&self, config: &ClusterConfig, stored: Instant) -> Standing {
         let mut settings = Vec::new();
         if let Some(policy) = &config.proxy {
-            settings.push(("proxy", self.check(&CheckProxyPolicy { policy: policy.clone() }).await));
+            let verdict = self.check(&CheckProxyPolicy { policy: policy.clone() }).await;
+            // One of them answers; before this time others may not have asked.
+            let early = stored.elapsed() < CONFIG_INTERVAL;
+            settings.push(("proxy", verdict.map(|verdict| Verdict { pending: verdict.pending || early, ..verdict })));
         }
         if let Some(monitoring) = &config.monitoring {
             settings.push(("monitoring", self.check(&CheckMonitoring { monitoring: monitoring.clone() }).await));
@@ -60,20 +160,22 @@ impl Configuration {
         if config.heartbeat_interval_seconds.is_some() {
             settings.push(("heartbeat_interval_seconds", Ok(Verdict::default())));
         }
-        if let Err(error) = self.bus.request(&SaveConfig { config: config.clone() }).await {
-            let reason = format!("it cannot be stored: {error}");
-            ack.refused.extend(settings.iter().map(|(setting, _)| refused(setting, reason.clone())));
-            return ack;
-        }
-        self.enforce(&config);
+        let mut ack = ConfigAck { revision: config.revision, ..ConfigAck::default() };
+        let mut unsettled = false;
         for (setting, verdict) in settings {
+            unsettled |= matches!(&verdict, Ok(Verdict { pending: true, .. }) | Err(Unjudged::NoAnswer(_)));
             match verdict {
+                Ok(Verdict { pending: true, .. }) => {
+                    ack.refused.push(refused(setting, "it is not in force yet".to_owned()));
+                }
                 Ok(verdict) if verdict.refused.is_empty() => ack.accepted.push(setting.to_owned()),
                 Ok(verdict) => ack.refused.extend(verdict.refused),
-                Err(reason) => ack.refused.push(refused(setting, reason)),
+                Err(Unjudged::Nobody(reason) | Unjudged::NoAnswer(reason)) => {
+                    ack.refused.push(refused(setting, reason))
+                }
             }
         }
-        ack
+        Standing { ack, unsettled }
     }
 
     fn enforce(&self, config: &ClusterConfig) {
@@ -87,16 +189,16 @@ impl Configuration {
             let error = self.tunnels.check(&forward.target).err()?;
             Some(refused(&format!("tunnels[{}]", forward.name), error_text(&error)))
         };
-        Verdict { refused: forwards.iter().filter_map(refusal).collect() }
+        Verdict { refused: forwards.iter().filter_map(refusal).collect(), ..Verdict::default() }
     }
 
-    async fn check<R>(&self, request: &R) -> Result<Verdict, String>
+    async fn check<R>(&self, request: &R) -> Result<Verdict, Unjudged>
     where
         R: Request<Reply = Verdict, Error = NoError>,
     {
         self.bus.request(request).await.map_err(|error| match error {
-            RequestError::NoResponder => format!("no {} runs in this cluster", R::SERVED_BY),
-            error => format!("{} does not answer: {error}", R::SERVED_BY),
+            RequestError::NoResponder => Unjudged::Nobody(format!("no {} runs in this cluster", R::SERVED_BY)),
+            error => Unjudged::NoAnswer(format!("{} does not answer: {error}", R::SERVED_BY)),
         })
     }
 }

@@ -8,6 +8,7 @@ use protocol::message::proxied::ProxyCommand;
 use protocol::message::{GatewayHelloAck, GoAway, HeartbeatMetadata, Pong, ProtocolFallback, TokenRefresh};
 use protocol::{AgentMessage, ClusterConfig, ClusterId, ControlMessage, capability};
 use runtime::Condition;
+use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -82,6 +83,8 @@ pub struct Established<'a> {
     capabilities: Vec<String>,
     /// Cancelled once it is known that other replicas may have links of their own.
     shared: CancellationToken,
+    /// What the control plane wishes of the cluster.
+    wishes: watch::Sender<Arc<ClusterConfig>>,
     tasks: JoinSet<()>,
     streams: JoinSet<()>,
     proxied: Proxied,
@@ -151,7 +154,10 @@ impl Links {
     }
 
     fn established(&self, opened: Opened, identity: Identity, capabilities: Vec<String>) -> Established<'_> {
-        let Opened { link, incoming, driving } = opened;
+        let Opened { link, incoming, driving: mut tasks } = opened;
+        let wishes = watch::Sender::default();
+        let (configuration, wished, answers) = (Arc::clone(&self.configuration), wishes.subscribe(), link.clone());
+        tasks.spawn(async move { configuration.follow(wished, answers).await });
         if capability::has(&capabilities, capability::STREAMS_2) {
             const WAITING: &str = "registered; the control plane has not begun to send requests (gateway_hello)";
             self.condition.not_ready(WAITING);
@@ -169,7 +175,8 @@ impl Links {
             identity,
             capabilities: Vec::new(),
             shared: CancellationToken::new(),
-            tasks: driving,
+            wishes,
+            tasks,
             streams: JoinSet::new(),
             answered_unknown: HashSet::new(),
         };
@@ -346,7 +353,7 @@ impl Established<'_> {
             ControlMessage::TokenRefresh(TokenRefresh { token, expires_at }) => {
                 self.keep(LinkToken { token, expires_at });
             }
-            ControlMessage::ConfigPush(config) => self.configure(*config),
+            ControlMessage::ConfigPush(config) => drop(self.wishes.send_replace(Arc::new(*config))),
             ControlMessage::Unknown { kind } => self.unknown(kind).await,
             other => tracing::trace!(kind = other.kind(), "control message"),
         }
@@ -390,16 +397,6 @@ impl Established<'_> {
                 // The control plane gives another when this one is not acknowledged.
                 Err(error) => tracing::error!(%error, "the new token cannot be stored"),
             }
-        });
-    }
-
-    fn configure(&mut self, config: ClusterConfig) {
-        let (link, configuration) = (self.link.clone(), Arc::clone(&self.links.configuration));
-        self.tasks.spawn(async move {
-            let ack = configuration.apply(config).await;
-            let refused: Vec<_> = ack.refused.iter().map(|r| format!("{}: {}", r.setting, r.reason)).collect();
-            tracing::info!(revision = ack.revision, accepted = ?ack.accepted, ?refused, "configured by the control plane");
-            let _gone = link.send(AgentMessage::ConfigAck(ack).encode(None)).await;
         });
     }
 

@@ -18,7 +18,8 @@ pub async fn serve(bus: &Bus, limits: &Arc<Limits>, seen: &Arc<Seen>) -> anyhow:
     let check = {
         let limits = Arc::clone(limits);
         move |wish: CheckProxyPolicy| {
-            std::future::ready(Ok(Verdict { refused: narrower(limits.owner(), &wish.policy) }))
+            let refused = narrower(limits.owner(), &wish.policy);
+            std::future::ready(Ok(Verdict { refused, pending: !limits.enforces(&wish.policy) }))
         }
     };
     Ok([

@@ -4,14 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bus::Bus;
-use bus::state::GetConfig;
+use bus::state::{CONFIG_INTERVAL, GetConfig};
 use runtime::Condition;
 use tokio::time::sleep;
 
 use crate::policy::Limits;
 
-/// How long a change may go unnoticed.
-const INTERVAL: Duration = Duration::from_secs(2);
 /// Before the first answer there is nothing else to do.
 const FIRST_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -35,6 +33,6 @@ pub async fn follow(bus: Bus, limits: Arc<Limits>, condition: Condition) {
                 "no request is taken before state-keeper has said what the control plane allows: {error}"
             )),
         }
-        sleep(if known { INTERVAL } else { FIRST_INTERVAL }).await;
+        sleep(if known { CONFIG_INTERVAL } else { FIRST_INTERVAL }).await;
     }
 }

@@ -49,6 +49,11 @@ impl Limits {
         });
     }
 
+    /// Whether this is what the control plane allows, as far as is known here.
+    pub fn enforces(&self, policy: &ProxyPolicy) -> bool {
+        self.pushed.borrow().as_deref() == Some(policy)
+    }
+
     /// Completes when the control plane's policy is known, be it that there is none.
     pub async fn known(&self) {
         let mut pushed = self.pushed.subscribe();

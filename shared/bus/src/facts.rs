@@ -57,6 +57,9 @@ pub struct CheckMonitoring {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     pub refused: Vec<Refused>,
+    /// What was asked about is not in force yet: whoever answers has still to hear of it from state-keeper.
+    #[serde(default)]
+    pub pending: bool,
 }
 
 /// There are no errors of their own.

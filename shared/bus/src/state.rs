@@ -1,5 +1,7 @@
 //! What state-keeper serves: who this agent is, what it has been given by the control plane, and who leads.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use protocol::{AgentId, ClusterConfig, ClusterId, Secret};
 use serde::{Deserialize, Serialize};
@@ -76,6 +78,9 @@ pub struct SaveLinkToken {
 /// Nothing to say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Done {}
+
+/// How often those ask who keep to what the control plane wishes.
+pub const CONFIG_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Asks for what the control plane wishes of this cluster. Answered from memory, so that it may be asked often.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -85,7 +85,8 @@ pub enum Transport {
     Udp,
 }
 
-/// `config_ack`: what became of a [`ClusterConfig`]. What is neither accepted nor refused was not in it.
+/// `config_ack`: what became of a [`ClusterConfig`], sent again when that changes. What is neither accepted nor refused was not
+/// in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfigAck {
     pub revision: u64,

@@ -1,8 +1,10 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use bus::Service;
 use bus::facts::{AskProxyExecutor, CheckProxyPolicy, ClusterFacts, Facts, Verdict};
+use bus::state::CONFIG_INTERVAL;
 use protocol::config::Refused;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -50,7 +52,8 @@ async fn a_configuration_is_in_force_stored_and_answered_setting_by_setting() {
         .serve(|request: CheckProxyPolicy| async move {
             assert_eq!(request.policy.namespaces.unwrap(), ["a", "b"]);
             let reason = "the cluster's owner allows only a".to_owned();
-            Ok(Verdict { refused: vec![Refused { setting: "proxy.namespaces".to_owned(), reason }] })
+            let refused = vec![Refused { setting: "proxy.namespaces".to_owned(), reason }];
+            Ok(Verdict { refused, ..Verdict::default() })
         })
         .await
         .unwrap();
@@ -61,6 +64,60 @@ async fn a_configuration_is_in_force_stored_and_answered_setting_by_setting() {
     let ack = link.wait_for("config_ack").await;
     assert!(ack["refused"][0]["reason"].as_str().unwrap().contains("from 1 to 3600"), "{ack}");
     assert_eq!(keeper.stored().config.as_ref().unwrap().revision, 7);
+}
+
+#[tokio::test]
+async fn a_policy_is_accepted_once_it_is_in_force_and_the_answer_follows_the_executors() {
+    let (keeper, peer) = (Keeper::start().await, Peer::start().await);
+    let _agent = Agent::start(&keeper, options(&peer));
+    let mut link = peer.accept().await;
+    link.register(OURS).await;
+    link.tell("config_push", r#"{"revision":7,"proxy":{"read_only":true}}"#).await;
+    let ack = link.wait_for("config_ack").await;
+    assert_eq!(ack["refused"][0]["reason"], "no proxy-executor runs in this cluster", "{ack}");
+
+    let executor = keeper.bus.bus(Service::ProxyExecutor);
+    let asked = Arc::new(AtomicUsize::new(0));
+    let serving = executor
+        .serve({
+            let asked = Arc::clone(&asked);
+            move |_: CheckProxyPolicy| {
+                let pending = asked.fetch_add(1, SeqCst) < 3;
+                std::future::ready(Ok(Verdict { pending, ..Verdict::default() }))
+            }
+        })
+        .await
+        .unwrap();
+    let ack = link.wait_for("config_ack").await;
+    assert_eq!((&ack["revision"], &ack["accepted"][0], asked.load(SeqCst)), (&7.into(), &"proxy".into(), 4));
+    drop(serving);
+    let ack = link.wait_for("config_ack").await;
+    assert_eq!(ack["refused"][0]["reason"], "no proxy-executor runs in this cluster", "{ack}");
+}
+
+#[tokio::test]
+async fn a_policy_is_not_accepted_before_every_executor_has_asked_for_it() {
+    let (mut keeper, peer) = (Keeper::start().await, Peer::start().await);
+    let executor = keeper.bus.bus(Service::ProxyExecutor);
+    let _serving = executor.serve(async |_: CheckProxyPolicy| Ok(Verdict::default())).await.unwrap();
+    let _agent = Agent::start(&keeper, options(&peer));
+    let mut link = peer.accept().await;
+    link.register(OURS).await;
+    let begun = Instant::now();
+    link.tell("config_push", r#"{"revision":7,"proxy":{"read_only":true}}"#).await;
+    let ack = link.wait_for("config_ack").await;
+    assert!(ack["accepted"][0] == "proxy" && begun.elapsed() >= CONFIG_INTERVAL, "{ack} {:?}", begun.elapsed());
+
+    // One that withdraws all is answered too, when it cannot be stored.
+    keeper.goes_away();
+    link.tell("config_push", r#"{"revision":8}"#).await;
+    let ack = link.wait_for("config_ack").await;
+    let reason = ack["refused"][0]["reason"].as_str().unwrap();
+    assert!(ack["revision"] == 8 && reason.contains("it cannot be stored"), "{ack}");
+    keeper.comes_back().await;
+    let ack = link.wait_for("config_ack").await;
+    assert!(ack["refused"].as_array().unwrap().is_empty(), "{ack}");
+    assert_eq!(keeper.stored().config.as_ref().unwrap().revision, 8);
 }
 
 #[tokio::test]

@@ -32,26 +32,32 @@ impl Keeper {
         let identity = Identity { agent_id: AgentId::new("agent-1").unwrap(), cluster_id: None, gateway_ws_url: None };
         let stored = Stored { identity, token: None, config: None, leases: HashMap::new() };
         let mut this = Self { bus, stored: Arc::new(Mutex::new(stored)), serving: Vec::new() };
-        this.serve(|stored, _: GetIdentity| stored.identity.clone()).await;
-        this.serve(|stored, SaveRegistration { cluster_id, gateway_ws_url, .. }| {
+        this.comes_back().await;
+        this
+    }
+
+    /// Answers, from here on, with what was stored before.
+    pub async fn comes_back(&mut self) {
+        self.serve(|stored, _: GetIdentity| stored.identity.clone()).await;
+        self.serve(|stored, SaveRegistration { cluster_id, gateway_ws_url, .. }| {
             stored.identity.cluster_id = Some(cluster_id);
             stored.identity.gateway_ws_url = gateway_ws_url;
             stored.identity.clone()
         })
         .await;
-        this.serve(|stored, _: GetLinkToken| StoredLinkToken { token: stored.token.clone() }).await;
-        this.serve(|stored, SaveLinkToken { token }| {
+        self.serve(|stored, _: GetLinkToken| StoredLinkToken { token: stored.token.clone() }).await;
+        self.serve(|stored, SaveLinkToken { token }| {
             stored.token = token;
             Done {}
         })
         .await;
-        this.serve(|stored, _: GetConfig| StoredConfig { config: stored.config.clone() }).await;
-        this.serve(|stored, SaveConfig { config }| {
+        self.serve(|stored, _: GetConfig| StoredConfig { config: stored.config.clone() }).await;
+        self.serve(|stored, SaveConfig { config }| {
             stored.config = Some(config);
             Done {}
         })
         .await;
-        this.serve(|stored, AcquireLease { name, holder, ttl_seconds }| {
+        self.serve(|stored, AcquireLease { name, holder, ttl_seconds }| {
             let until = Instant::now() + Duration::from_secs(ttl_seconds.into());
             let lease = stored.leases.entry(name.as_str().to_owned()).or_insert_with(|| (holder.clone(), until));
             if lease.0 == holder || lease.1 <= Instant::now() {
@@ -60,12 +66,11 @@ impl Keeper {
             LeaseState { held: lease.0 == holder, holder: lease.0.clone() }
         })
         .await;
-        this.serve(|stored, ReleaseLease { name, holder }| {
+        self.serve(|stored, ReleaseLease { name, holder }| {
             stored.leases.retain(|held, lease| held != name.as_str() || lease.0 != holder);
             Done {}
         })
         .await;
-        this
     }
 
     pub fn stored(&self) -> MutexGuard<'_, Stored> {

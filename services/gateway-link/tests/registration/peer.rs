@@ -94,12 +94,15 @@ impl Connection {
 
     /// The payload of the next message of that type.
     pub async fn wait_for(&mut self, kind: &str) -> Value {
-        loop {
-            let mut message = self.next().await.unwrap_or_else(|| panic!("the link ends before {kind}"));
-            if message["type"] == kind {
-                return message["payload"].take();
+        let waiting = async {
+            loop {
+                let mut message = self.next().await.unwrap_or_else(|| panic!("the link ends before {kind}"));
+                if message["type"] == kind {
+                    return message["payload"].take();
+                }
             }
-        }
+        };
+        timeout(SOON, waiting).await.unwrap_or_else(|_| panic!("no {kind}"))
     }
 
     /// None: it has ended.

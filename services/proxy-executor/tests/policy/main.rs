@@ -188,6 +188,13 @@ async fn a_wish_is_told_what_the_owner_leaves_of_it() {
     let [refused] = verdict.refused.as_slice() else { panic!("{verdict:?}") };
     assert_eq!(refused.setting, "proxy.namespaces");
     assert_eq!(refused.reason, "the cluster's owner allows only a, b");
+    assert!(verdict.pending, "nobody has said yet that this is wished for");
+    let _keeper = Keeper::start(&stage, Ok(pushed(wish.policy.clone()))).await;
+    while stage.link.request(&wish).await.unwrap().pending {
+        assert!(Instant::now() < limit, "it does not get in force");
+        sleep(PAUSE).await;
+    }
+    assert!(stage.send("DELETE", PODS).await.unwrap().contains("403"));
     stage.stop().await;
 }
 

@@ -1,5 +1,6 @@
 mod exchanges;
 mod tunnels;
+mod websockets;
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,6 +13,7 @@ use tokio::time::Instant;
 
 pub use exchanges::{ExchangeMetrics, Unused};
 pub use tunnels::{OpenTunnel, TunnelFailure, TunnelMetrics};
+pub use websockets::{Dropped, OpenWebSocket, WebSocketFailure, WebSocketMetrics};
 
 /// What `pipeops_agent_connection_state` shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

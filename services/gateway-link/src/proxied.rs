@@ -34,7 +34,7 @@ use tokio::task::{self, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::forward::Forwarder;
-use crate::metrics::{ExchangeMetrics, Unused};
+use crate::metrics::{Dropped, ExchangeMetrics, Unused};
 use crate::options;
 use crate::tunnel::Tunnels;
 use failure::Failure;
@@ -200,6 +200,9 @@ impl Proxied {
             return;
         }
         self.metrics.unused(Unused::Malformed);
+        if matches!(&*envelope.kind, "proxy_websocket_data" | "ws_data") {
+            self.metrics.websockets.dropped(Dropped::Malformed);
+        }
         let Named { stream_id, request_id } = envelope.payload("proxy").unwrap_or_default();
         let id = named(&stream_id, Some(request_id), envelope.request_id());
         let error = runtime::error_text(error);
@@ -254,15 +257,27 @@ impl Proxied {
 
     fn websocket_data(&mut self, id: Option<RequestId>, data: WebSocketData) {
         let id = named(&data.stream_id, data.request_id.clone(), id);
-        let Some(exchange) = self.exchanges.get(&id) else { return self.metrics.unused(Unused::Unknown) };
+        let websockets = &self.metrics.websockets;
+        let Some(exchange) = self.exchanges.get(&id) else {
+            websockets.dropped(Dropped::Unknown);
+            return self.metrics.unused(Unused::Unknown);
+        };
         let Input::WebSocket(inbox) = &exchange.input else { return self.misplaced(&id) };
         match data.parts() {
             Ok((opcode, bytes)) => {
                 let size = bytes.len();
                 let pushed = inbox.push(FromClient { opcode, bytes }, size);
+                match pushed {
+                    Pushed::Taken | Pushed::Half => {}
+                    Pushed::Late | Pushed::Unwanted => websockets.dropped(Dropped::Late),
+                    Pushed::Full | Pushed::LinkFull => websockets.dropped(Dropped::Full),
+                }
                 self.pushed(&id, pushed);
             }
-            Err(error) => self.stop(&id, error.into()),
+            Err(error) => {
+                websockets.dropped(Dropped::Malformed);
+                self.stop(&id, error.into());
+            }
         }
     }
 

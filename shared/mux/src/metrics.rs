@@ -97,17 +97,28 @@ impl LinkMetrics {
         metrics
     }
 
-    /// Shows them under the names of the existing agent too: `<prefix>_websocket_frames_sent_total`, `_frames_received_total`,
-    /// `_bytes_sent_total`, `_bytes_received_total` and `_active_connections`.
+    /// Shows them under the names and labels of the existing agent too: `<prefix>_websocket_frames_sent_total`,
+    /// `_frames_received_total`, `_bytes_sent_total`, `_bytes_received_total`, each with the only `direction` that it has,
+    /// and `_active_connections`.
     pub fn register_websocket(&self, meter: &Meter, prefix: &str) {
-        let name = |what| format!("{prefix}_websocket_{what}");
-        let (sent, received) = ("WebSocket messages sent", "WebSocket messages received");
-        self.counter(meter, name("frames_sent"), sent, |totals| totals.messages_out);
-        self.counter(meter, name("frames_received"), received, |totals| totals.messages_in);
-        self.counter(meter, name("bytes_sent"), "Payload bytes of WebSocket messages sent", |totals| totals.bytes_out);
-        let received = "Payload bytes of WebSocket messages received";
-        self.counter(meter, name("bytes_received"), received, |totals| totals.bytes_in);
-        self.gauge(meter, name("active_connections"), "Links that are up", |totals| totals.links);
+        type Row = (&'static str, &'static str, &'static str, fn(&Totals) -> u64);
+        let counters: [Row; 4] = [
+            ("frames_sent", "WebSocket messages sent", "out", |totals| totals.messages_out),
+            ("frames_received", "WebSocket messages received", "in", |totals| totals.messages_in),
+            ("bytes_sent", "Payload bytes of WebSocket messages sent", "out", |totals| totals.bytes_out),
+            ("bytes_received", "Payload bytes of WebSocket messages received", "in", |totals| totals.bytes_in),
+        ];
+        for (what, description, direction, value) in counters {
+            let links = Arc::clone(&self.0);
+            let label = [KeyValue::new("direction", direction)];
+            let _counter = meter
+                .u64_observable_counter(format!("{prefix}_websocket_{what}"))
+                .with_description(description)
+                .with_callback(move |observer| observer.observe(value(&lock(&links).totals()), &label))
+                .build();
+        }
+        let name = format!("{prefix}_websocket_active_connections");
+        self.gauge(meter, name, "Links that are up", |totals| totals.links);
     }
 
     /// From now on `link` counts.

@@ -1,6 +1,9 @@
+use anyhow::Context as _;
 use opentelemetry::metrics::{Meter, MeterProvider, noop::NoopMeterProvider};
+use opentelemetry_sdk::Resource;
 use tokio_util::sync::CancellationToken;
 
+use crate::metrics::Metrics;
 use crate::{Health, Tracer};
 
 /// What a service gets from its process. Cheap to clone.
@@ -29,5 +32,17 @@ impl Context {
             name,
             version: "0.0.0",
         }
+    }
+
+    /// The same with metrics, and what a scrape of `/metrics` would show of them. For tests.
+    ///
+    /// # Errors
+    /// When two metrics have one name.
+    pub fn measured(name: &'static str) -> anyhow::Result<(Self, impl Fn() -> anyhow::Result<String> + Send + Sync)> {
+        let context = Self::detached(name);
+        let metrics = Metrics::start(name, context.version, Resource::builder_empty().build())?;
+        let meter = metrics.provider.meter(name);
+        let scrape = move || String::from_utf8(metrics.render()?).context("metrics that are no text");
+        Ok((Self { meter, ..context }, scrape))
     }
 }

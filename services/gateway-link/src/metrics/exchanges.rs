@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use opentelemetry::metrics::Meter;
 use runtime::instruments::Instruments;
 
+use super::WebSocketMetrics;
+
 /// Why a message had no effect; the label of `pipeops_agent_proxied_unused_messages_total`.
 #[derive(Clone, Copy, Debug)]
 pub enum Unused {
@@ -21,14 +23,16 @@ pub struct ExchangeMetrics {
     begun: AtomicU64,
     failed: AtomicU64,
     active_websockets: AtomicI64,
-    websockets: AtomicU64,
+    begun_websockets: AtomicU64,
     backpressure: AtomicU64,
     unused: [AtomicU64; 3],
+    pub websockets: Arc<WebSocketMetrics>,
 }
 
 impl ExchangeMetrics {
     pub(super) fn register(meter: &Meter) -> Arc<Self> {
-        Instruments::of(meter, &Arc::new(Self::default()))
+        let values = Arc::new(Self { websockets: WebSocketMetrics::register(meter), ..Self::default() });
+        Instruments::of(meter, &values)
             .gauge("pipeops_agent_proxied_exchanges_active", "Requests and tunnels that are messages, under way", |m| {
                 &m.active
             })
@@ -37,7 +41,9 @@ impl ExchangeMetrics {
             .gauge("pipeops_agent_websocket_proxy_active_streams", "WebSockets that are messages, open", |m| {
                 &m.active_websockets
             })
-            .counter("pipeops_agent_websocket_proxy_streams", "WebSockets that came as messages", |m| &m.websockets)
+            .counter("pipeops_agent_websocket_proxy_streams", "WebSockets that came as messages", |m| {
+                &m.begun_websockets
+            })
             .counter("agent_websocket_backpressure_events", "Exchanges whose queue was half full", |m| &m.backpressure)
             .counters(
                 "pipeops_agent_proxied_unused_messages",
@@ -52,7 +58,7 @@ impl ExchangeMetrics {
         self.begun.fetch_add(1, Relaxed);
         self.active.fetch_add(1, Relaxed);
         if websocket {
-            self.websockets.fetch_add(1, Relaxed);
+            self.begun_websockets.fetch_add(1, Relaxed);
             self.active_websockets.fetch_add(1, Relaxed);
         }
         OpenExchange { metrics: Arc::clone(self), websocket }

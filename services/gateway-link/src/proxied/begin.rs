@@ -20,17 +20,23 @@ use super::route::{self, Route, stream_path};
 use super::udp::{Arrived, Session};
 use super::websocket::{self, Opening};
 use super::{Exchange, Input, MAX_NAME, Owner, Proxied, Rest, named, tcp};
-use crate::metrics::{TunnelFailure, Unused};
+use crate::metrics::{TunnelFailure, Unused, WebSocketFailure};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 impl Proxied {
     pub(super) fn request(&mut self, id: RequestId, request: ProxyRequest) {
-        if !self.admits(&id) {
-            return;
-        }
-        if let Err(failure) = self.begin_request(&id, request) {
-            self.refuse_for(&id, failure);
+        let websocket = request.wants_websocket();
+        let begun = self.admits(&id)
+            && match self.begin_request(&id, request) {
+                Ok(()) => true,
+                Err(failure) => {
+                    self.refuse_for(&id, failure);
+                    false
+                }
+            };
+        if websocket && !begun {
+            self.metrics.websockets.failed(WebSocketFailure::Refused);
         }
     }
 
@@ -96,7 +102,7 @@ impl Proxied {
     pub(super) fn websocket_start(&mut self, id: Option<RequestId>, start: WebSocketStart) {
         let id = named(&start.stream_id, None, id);
         if !self.admits(&id) {
-            return;
+            return self.metrics.websockets.failed(WebSocketFailure::Refused);
         }
         let opening = stream_path(&start.path).and_then(|path| {
             let request = route::request("GET", &path, &start.query, &start.headers, &Route::Kube)?;
@@ -111,7 +117,10 @@ impl Proxied {
         });
         match opening {
             Ok(opening) => self.begin_websocket(&id, opening),
-            Err(error) => self.refuse_for(&id, error.into()),
+            Err(error) => {
+                self.metrics.websockets.failed(WebSocketFailure::Refused);
+                self.refuse_for(&id, error.into());
+            }
         }
     }
 
@@ -138,12 +147,13 @@ impl Proxied {
         let mut span = self.trace(id, opening.request.headers_mut());
         let (inbox, outlet) = inbox(&self.budget, self.options.waiting);
         let (upstream, budget) = (Arc::clone(&self.upstream), self.budget.clone());
+        let metrics = Arc::clone(&self.metrics.websockets);
         let replies = match opening.route {
             Route::Kube => Replies::new(self.link.clone(), id.clone(), Form::Opening),
             Route::Service(_) => Replies::new(self.link.clone(), id.clone(), Form::Request).of_application(),
         };
         self.spawn(Input::WebSocket(inbox), replies, |replies| async move {
-            traced(&mut span, websocket::run(&upstream, opening, outlet, &budget, &replies)).await
+            traced(&mut span, websocket::run(&upstream, opening, outlet, &budget, &replies, &metrics)).await
         });
     }
 
@@ -228,19 +238,27 @@ impl Proxied {
     {
         let (stop, stopped) = oneshot::channel();
         let metrics = Arc::clone(&self.metrics);
-        let open = metrics.begun(matches!(input, Input::WebSocket(_)));
+        let websocket = matches!(input, Input::WebSocket(_));
+        let open = metrics.begun(websocket);
         let id = replies.id().clone();
         let running = run(replies.clone());
         let task = self.tasks.spawn(async move {
             let _open = open;
-            let outcome = tokio::select! {
+            let (outcome, stopped) = tokio::select! {
                 biased;
-                stopped = stopped => Err(stopped.unwrap_or(Failure::Silent)),
-                outcome = running => outcome,
+                stopped = stopped => (Err(stopped.unwrap_or(Failure::Silent)), true),
+                outcome = running => (outcome, false),
             };
             // What it has asked for is cancelled by now.
             if let Err(Failure::Said(error)) = outcome {
                 metrics.failed();
+                if websocket {
+                    metrics.websockets.failed(match (stopped, replies.is(Form::Open)) {
+                        (true, _) => WebSocketFailure::Stopped,
+                        (false, true) => WebSocketFailure::Copy,
+                        (false, false) => WebSocketFailure::Dial,
+                    });
+                }
                 tracing::debug!(error, request = %replies.id(), "an exchange failed");
                 let _gone = replies.fail(error).await;
             }

@@ -56,7 +56,7 @@ impl Replies {
         self.form.store(form as u8, Relaxed);
     }
 
-    fn is(&self, form: Form) -> bool {
+    pub fn is(&self, form: Form) -> bool {
         self.form.load(Relaxed) == form as u8
     }
 

@@ -4,6 +4,7 @@
 //! status of a command comes on channel 3. Text from the client is its keyboard, as the existing agent has it: where the
 //! channels are in use it becomes channel 0.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ use super::reply::{Form, Replies};
 use super::request::{Mode, answer, full};
 use super::route::Route;
 use super::upstream::Upstream;
+use crate::metrics::{Dropped, OpenWebSocket, WebSocketMetrics};
 
 /// Largest message that is taken from the cluster; the existing agent's limit.
 const MAX_MESSAGE: usize = 1 << 20;
@@ -76,6 +78,7 @@ pub async fn run(
     mut outlet: Outlet<FromClient>,
     budget: &Budget,
     replies: &Replies,
+    metrics: &Arc<WebSocketMetrics>,
 ) -> Result<(), Failure> {
     let Opening { route, request, protocols, head_data, limit, mode } = opening;
     let application = matches!(route, Route::Service(_));
@@ -96,6 +99,10 @@ pub async fn run(
         return Err(Failure::said(format!("{} switched protocols, but not to this WebSocket", route.name())));
     }
     replies.becomes(Form::Open);
+    let open = metrics.opened(match &route {
+        Route::Kube => None,
+        Route::Service(service) => Some(&service.target),
+    });
     if application {
         let whole =
             WholeResponse { status: 101, headers: Headers::from(response.headers()), body: None, encoding: None };
@@ -106,7 +113,7 @@ pub async fn run(
         upgraded.io.write_all(&head_data).await.map_err(&broken)?;
         upgraded.io.flush().await.map_err(&broken)?;
     }
-    carry(upgraded, uses_channels(&response), &route, &mut outlet, budget, replies).await
+    carry(upgraded, uses_channels(&response), &route, &mut outlet, budget, replies, &open).await
 }
 
 async fn overdue(left: impl Future<Output = ()>) {
@@ -198,6 +205,7 @@ async fn carry(
     outlet: &mut Outlet<FromClient>,
     budget: &Budget,
     replies: &Replies,
+    open: &OpenWebSocket,
 ) -> Result<(), Failure> {
     let config = WebSocketConfig::default()
         .read_buffer_size(8 * 1024)
@@ -212,11 +220,21 @@ async fn carry(
     let overdue = overdue(outlet.end());
     let writing = async {
         while let Some(message) = outlet.next().await {
-            let message = to_cluster(message, channels).ok_or(Unwritten::NotText)?;
-            sink.send(message).await.map_err(|_| Unwritten::Refused)?;
+            let FromClient { opcode, bytes } = if channels { on_stdin(message) } else { message };
+            let Some(message) = to_cluster(opcode, bytes.clone()) else {
+                open.dropped(Dropped::Malformed);
+                return Err(Unwritten::NotText);
+            };
+            if sink.send(message).await.is_err() {
+                open.dropped(Dropped::Late);
+                return Err(Unwritten::Refused);
+            }
+            open.sent(opcode, &bytes);
         }
         gone.store(true, Relaxed);
-        let _gone_too = sink.send(Message::Close(None)).await;
+        if sink.send(Message::Close(None)).await.is_ok() {
+            open.sent(Opcode::Close, &[]);
+        }
         Ok(())
     };
     let reading = async {
@@ -232,12 +250,19 @@ async fn carry(
                     return Err(Failure::said(format!("the WebSocket to {} broke: {error}", route.name())));
                 }
             };
-            if !gone.load(Relaxed) {
-                // Of many WebSockets that wait for the link, large messages would be more than may wait.
-                let size = message.len();
-                let _held = if size > LARGE { Some(budget.take(size).ok_or_else(full)?) } else { None };
-                to_client(&message, replies).await?;
+            let Some((opcode, bytes)) = from_cluster(message) else { continue };
+            open.received(opcode, &bytes);
+            if gone.load(Relaxed) {
+                open.dropped(Dropped::Late);
+                continue;
             }
+            // Of many WebSockets that wait for the link, large messages would be more than may wait.
+            let held = (bytes.len() > LARGE).then(|| budget.take(bytes.len()));
+            if let Some(None) = held {
+                open.dropped(Dropped::Full);
+                return Err(full());
+            }
+            replies.websocket(opcode, &bytes).await?;
         }
     };
     let (mut writing, mut reading, mut overdue) =
@@ -260,16 +285,18 @@ async fn carry(
     Ok(replies.websocket_close(None).await?)
 }
 
+/// Text as what is typed.
+fn on_stdin(message: FromClient) -> FromClient {
+    let FromClient { opcode: Opcode::Text, bytes } = message else { return message };
+    let mut stdin = BytesMut::with_capacity(1 + bytes.len());
+    stdin.put_u8(0);
+    stdin.put_slice(&bytes);
+    FromClient { opcode: Opcode::Binary, bytes: stdin.freeze() }
+}
+
 /// None: text that is none.
-fn to_cluster(message: FromClient, channels: bool) -> Option<Message> {
-    let FromClient { opcode, bytes } = message;
+fn to_cluster(opcode: Opcode, bytes: Bytes) -> Option<Message> {
     Some(match opcode {
-        Opcode::Text if channels => {
-            let mut stdin = BytesMut::with_capacity(1 + bytes.len());
-            stdin.put_u8(0);
-            stdin.put_slice(&bytes);
-            Message::Binary(stdin.freeze())
-        }
         Opcode::Text => Message::Text(Utf8Bytes::try_from(bytes).ok()?),
         Opcode::Binary => Message::Binary(bytes),
         Opcode::Ping => Message::Ping(bytes),
@@ -281,20 +308,19 @@ fn to_cluster(message: FromClient, channels: bool) -> Option<Message> {
     })
 }
 
-async fn to_client(message: &Message, replies: &Replies) -> Result<(), Failure> {
-    let close;
-    let (opcode, bytes): (_, &[u8]) = match message {
-        Message::Text(text) => (Opcode::Text, text.as_bytes()),
+/// None: a part of a message, which a stream of whole ones does not give.
+fn from_cluster(message: Message) -> Option<(Opcode, Bytes)> {
+    Some(match message {
+        Message::Text(text) => (Opcode::Text, text.into()),
         Message::Binary(bytes) => (Opcode::Binary, bytes),
         Message::Ping(bytes) => (Opcode::Ping, bytes),
         Message::Pong(bytes) => (Opcode::Pong, bytes),
         Message::Close(frame) => {
-            close = frame.as_ref().map_or_else(Vec::new, |frame| {
+            let payload = frame.map_or_else(Vec::new, |frame| {
                 [&u16::from(frame.code).to_be_bytes(), frame.reason.as_bytes()].concat()
             });
-            (Opcode::Close, &close)
+            (Opcode::Close, payload.into())
         }
-        Message::Frame(_) => return Ok(()),
-    };
-    Ok(replies.websocket(opcode, bytes).await?)
+        Message::Frame(_) => return None,
+    })
 }

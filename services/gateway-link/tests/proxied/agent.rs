@@ -1,6 +1,7 @@
 //! The agent: the real gateway-link, proxy-executor and state-keeper in one process, on a bus of it.
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use bus::{Bus, LocalBus, Service};
 use gateway_link::{Options, PipeOps};
@@ -10,11 +11,14 @@ use targets::Names;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
+use crate::control_plane::LIMIT;
+
 /// Ends when dropped.
 pub struct Agent {
     /// Where state-keeper has its file.
     _folder: TempDir,
     _services: JoinSet<anyhow::Result<()>>,
+    scrape: Box<dyn Fn() -> anyhow::Result<String> + Send + Sync>,
     pub stop: tokio_util::sync::CancellationToken,
 }
 
@@ -69,9 +73,24 @@ impl Agent {
         running.spawn(state_keeper::run_on(keeper, Context::detached("state-keeper"), keeper_bus));
         let context = Context::detached("proxy-executor");
         running.spawn(proxy_executor::run_on(executor, context, executor_bus, names.clone()));
-        let context = Context::detached("gateway-link");
+        let (context, scrape) = Context::measured("gateway-link").unwrap();
         let stop = context.shutdown.clone();
         running.spawn(gateway_link::run_on(link, context, link_bus, names));
-        Self { _folder: folder, _services: running, stop }
+        Self { _folder: folder, _services: running, scrape: Box::new(scrape), stop }
+    }
+
+    /// What gateway-link's `/metrics` says under this name, labels included; 0 if nothing was counted under it yet.
+    pub fn metric(&self, name: &str) -> f64 {
+        let text = (self.scrape)().unwrap();
+        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok()).unwrap_or_default()
+    }
+
+    /// Waits until it says that much.
+    pub async fn measures(&self, name: &str, wanted: f64) {
+        let begun = Instant::now();
+        while self.metric(name) != wanted {
+            assert!(begun.elapsed() < LIMIT, "{name} is not {wanted} in\n{}", (self.scrape)().unwrap());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 }

@@ -16,6 +16,7 @@ mod control_plane;
 #[path = "../streams/harness.rs"]
 #[allow(dead_code, reason = "the streams' own tests use all of it")]
 mod harness;
+mod metrics;
 mod nats;
 mod requests;
 #[path = "../../../../shared/bus/tests/contract/server.rs"]

@@ -20,7 +20,7 @@ use crate::auth::{AgentToken, AgentTokens, Grant};
 use crate::clusters::{AgentLink, Cluster, Clusters, Presence, RegistrationRefused};
 use crate::configs::Configs;
 use crate::metrics::Metrics;
-use crate::older::{Budget, OlderLink};
+use crate::older::OlderLink;
 use crate::options;
 use credential::Credential;
 
@@ -44,7 +44,7 @@ pub struct Agents {
     /// Of all links.
     pub unread: Arc<Unread>,
     /// Of all links of agents that speak only the older protocol.
-    pub budget: Arc<Budget>,
+    pub budget: Arc<mux::Budget>,
     pub shutdown: CancellationToken,
 }
 
@@ -420,7 +420,7 @@ impl Registered<'_> {
                 "this agent speaks only the older protocol: requests go as messages"
             );
             let token = self.register.k8s_service_token.clone();
-            let older = OlderLink::new(link.clone(), token, Arc::clone(&self.agents.budget), options);
+            let older = OlderLink::new(link.clone(), token, &self.agents.budget, &self.agents.metrics, options);
             AgentLink::older(agent, link, older, &self.leaving)
         };
         let live = Arc::new(live);

@@ -21,7 +21,6 @@ pub struct Metrics {
     pub heartbeats: AtomicU64,
     /// Of exchanges that nobody waits for any more.
     pub late_messages: AtomicU64,
-    pub message_unread_bytes: AtomicI64,
     pub unread_answers_cut: AtomicU64,
     pub dropped_datagrams: AtomicU64,
     /// By [`LIMITED`].
@@ -54,11 +53,6 @@ impl Metrics {
                 "pipeops_control_plane_late_messages",
                 "Agents' messages of requests that nobody waits for any more",
                 |m| &m.late_messages,
-            )
-            .gauge(
-                "pipeops_control_plane_message_unread_bytes",
-                "Bytes of answers sent as messages that wait for their clients",
-                |m| &m.message_unread_bytes,
             )
             .counter(
                 "pipeops_control_plane_unread_answers_cut",

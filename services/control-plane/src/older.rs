@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The link's reader finds the exchange that a message is of, leaves it there and goes on: it waits for nobody. What waits
-//! there for a slow client is bounded for each exchange and for all of a process ([`Budget`]); above that the exchange is
+//! there for a slow client is bounded for each exchange and for all of a process ([`mux::Budget`]); above that the exchange is
 //! broken, because this protocol cannot make an agent wait.
 //!
 //! Such an agent has no word for a user. What it does at the API server it does with the ServiceAccount token that it sent
@@ -15,7 +15,6 @@
 
 mod answer;
 mod bridged;
-mod budget;
 mod channels;
 mod exchange;
 mod message;
@@ -32,13 +31,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response};
+use mux::Budget;
 use protocol::message::proxied::{ProxyCommand, ProxyReply};
 use protocol::{Envelope, RequestId, Secret, Status, User};
 use tokio::task::JoinSet;
 
 pub use answer::Body;
 pub use bridged::Bridged;
-pub use budget::Budget;
 pub use tunnel::{Client, NoTunnel};
 
 use self::exchange::{Broken, Kind, Ticket};
@@ -65,20 +64,24 @@ struct Shared {
     table: Table,
     /// The agent's ServiceAccount token, as of its last registration.
     token: RwLock<Option<Secret>>,
-    budget: Arc<Budget>,
     metrics: Arc<Metrics>,
     options: options::Links,
 }
 
 impl OlderLink {
-    pub fn new(link: mux::Link, token: Option<Secret>, budget: Arc<Budget>, options: &options::Links) -> Self {
+    pub fn new(
+        link: mux::Link,
+        token: Option<Secret>,
+        budget: &Arc<Budget>,
+        metrics: &Arc<Metrics>,
+        options: &options::Links,
+    ) -> Self {
         link.expect_bulk();
         let shared = Arc::new(Shared {
-            table: Table::new(options.max_streams, options.message_unread),
+            table: Table::new(options.max_streams, options.message_unread, budget, metrics),
             link,
             token: RwLock::new(token),
-            metrics: Arc::clone(budget.metrics()),
-            budget,
+            metrics: Arc::clone(metrics),
             options: options.clone(),
         });
         let mut cancelling = JoinSet::new();
@@ -104,7 +107,7 @@ impl OlderLink {
 
     /// The link has ended: so has everything on it.
     pub fn end(&self) {
-        self.shared.table.end(&self.shared.budget);
+        self.shared.table.end();
     }
 
     /// Takes what the agent says of an exchange to whoever waits for it. What nobody waits for any more is counted.

@@ -15,7 +15,6 @@ use crate::configs::Configs;
 use crate::gateway::{self, Gateway, Registry, TunnelMetrics};
 use crate::listener::Listener;
 use crate::metrics::Metrics;
-use crate::older::Budget;
 use crate::options::Options;
 use crate::proxy::Proxy;
 use crate::rest;
@@ -45,6 +44,9 @@ pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<
     let clusters = Arc::new(open_clusters(&options)?);
     let metrics = Metrics::register(&context.meter);
     let (tls, certificate) = tls::open(&options.tls, &options.data_dir)?.map(|tls| (tls.acceptor, tls.files)).unzip();
+    let budget = mux::Budget::limited(options.links.message_unread_total);
+    let description = "Bytes of answers sent as messages that wait for their clients";
+    budget.register(&context.meter, "pipeops_control_plane_message_unread_bytes", description);
     let agents = Arc::new(Agents {
         clusters: Arc::clone(&clusters),
         tokens: Arc::clone(&agent_tokens),
@@ -52,7 +54,7 @@ pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<
         metrics: Arc::clone(&metrics),
         link_metrics: mux::LinkMetrics::register(&context.meter, "pipeops_control_plane"),
         unread: Arc::new(mux::Unread::limited(options.links.unread_total)),
-        budget: Budget::limited(options.links.message_unread_total, &metrics),
+        budget,
         options: options.links.clone(),
         shutdown: CancellationToken::new(),
     });

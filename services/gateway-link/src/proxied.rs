@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use mux::{CloseCode, Link};
+use mux::{Budget, CloseCode, Link};
 use protocol::message::proxied::{Abort, Backpressure, ProxyCommand, ProxyReply, WebSocketClose, WebSocketData};
 use protocol::{Envelope, ParseError, RequestId};
 use runtime::Tracer;
@@ -38,7 +38,7 @@ use crate::metrics::{Dropped, ExchangeMetrics, Unused};
 use crate::options;
 use crate::tunnel::Tunnels;
 use failure::Failure;
-use inbox::{Budget, Inbox, Pushed};
+use inbox::{Inbox, Pushed};
 use udp::{Arrived, Session};
 use upstream::Upstream;
 use websocket::FromClient;
@@ -56,7 +56,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub struct Proxied {
     link: Link,
     options: options::Proxied,
-    budget: Budget,
+    budget: Arc<Budget>,
     upstream: Arc<Upstream>,
     tunnels: Tunnels,
     metrics: Arc<ExchangeMetrics>,
@@ -108,7 +108,8 @@ struct Named {
 }
 
 impl Proxied {
-    pub fn new(link: Link, forwarder: &Forwarder, options: &options::Proxied) -> Self {
+    /// `budget`: of all that waits here.
+    pub fn new(link: Link, forwarder: &Forwarder, options: &options::Proxied, budget: &Arc<Budget>) -> Self {
         let (outbox, mut waiting) = mpsc::channel::<String>(OUTBOX);
         let upstream = Arc::new(Upstream::new(forwarder.bus.clone()));
         let mut tasks = JoinSet::new();
@@ -129,7 +130,7 @@ impl Proxied {
         Self {
             link,
             options: options.clone(),
-            budget: Budget::new(options.waiting_total),
+            budget: Arc::clone(budget),
             upstream,
             tunnels: forwarder.tunnels.clone(),
             metrics: Arc::clone(&forwarder.metrics.exchanges),

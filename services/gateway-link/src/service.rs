@@ -4,7 +4,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bus::Bus;
 use bus::state::{GetIdentity, Identity};
-use mux::{CloseCode, LinkMetrics};
+use mux::{Budget, CloseCode, LinkMetrics};
 use runtime::Condition;
 use targets::Names;
 use tokio::task::JoinSet;
@@ -47,6 +47,9 @@ pub async fn run_on(options: Options, context: runtime::Context, bus: Bus, names
     metrics.unverified(options.pipeops.tls.insecure_skip_verify);
     let link_metrics = LinkMetrics::register(&context.meter, "pipeops_agent");
     link_metrics.register_websocket(&context.meter, "pipeops_agent");
+    let waiting = Budget::limited(options.proxied.waiting_total);
+    let description = "Bytes that came as messages, or are gathered to leave as one, and wait";
+    waiting.register(&context.meter, "pipeops_agent_proxied_waiting_bytes", description);
     let links = Links {
         forwarder: Forwarder {
             bus: bus.clone(),
@@ -56,6 +59,7 @@ pub async fn run_on(options: Options, context: runtime::Context, bus: Bus, names
         },
         condition: context.health.condition("link"),
         metrics: link_metrics,
+        waiting,
         credentials: Arc::new(Credentials::new(bus.clone(), &options.pipeops)),
         configuration: Arc::new(Configuration::new(bus.clone(), tunnels)),
         known: Known::default(),

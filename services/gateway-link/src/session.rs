@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bus::state::{Identity, LinkToken};
-use mux::{CloseCode, Closed, ControlFrame, Incoming, Link, LinkMetrics, Role, Windows};
+use mux::{Budget, CloseCode, Closed, ControlFrame, Incoming, Link, LinkMetrics, Role, Windows};
 use protocol::message::proxied::ProxyCommand;
 use protocol::message::{GatewayHelloAck, GoAway, HeartbeatMetadata, Pong, ProtocolFallback, TokenRefresh};
 use protocol::{AgentMessage, ClusterConfig, ClusterId, ControlMessage, capability};
@@ -32,6 +32,8 @@ pub struct Links {
     pub forwarder: Forwarder,
     pub condition: Condition,
     pub metrics: LinkMetrics,
+    /// Of what came as messages and waits.
+    pub waiting: Arc<Budget>,
     pub credentials: Arc<Credentials>,
     pub configuration: Arc<Configuration>,
     pub known: Known,
@@ -169,7 +171,7 @@ impl Links {
         }
         let mut established = Established {
             links: self,
-            proxied: Proxied::new(link.clone(), &self.forwarder, &self.options.proxied),
+            proxied: Proxied::new(link.clone(), &self.forwarder, &self.options.proxied, &self.waiting),
             link,
             incoming,
             identity,

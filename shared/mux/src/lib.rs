@@ -19,6 +19,7 @@
 //! This crate knows nothing of what the text messages or the stream headers mean.
 
 mod accept;
+mod budget;
 mod closed;
 mod closing;
 mod config;
@@ -38,6 +39,7 @@ mod timed;
 mod unread;
 
 pub use accept::{Control, ControlFrame, Incoming, Streams};
+pub use budget::{Budget, Held};
 pub use closed::{Closed, OpenError};
 pub use config::{Config, Role, Windows};
 pub use driver::{Driver, start};

@@ -17,7 +17,6 @@ use tokio_rustls::TlsConnector;
 use crate::auth::{AgentTokens, Grant, Tokens};
 use crate::clusters::{Clusters, Limits};
 use crate::configs::Configs;
-use crate::older::Budget;
 use crate::options;
 use crate::proxy::Proxy;
 use crate::store::Folder;
@@ -67,7 +66,7 @@ impl Server {
                 link_metrics: mux::LinkMetrics::register(&opentelemetry::global::meter("test"), "test"),
                 options: options::Links::default(),
                 unread: Arc::default(),
-                budget: Budget::limited(1 << 20, &metrics),
+                budget: mux::Budget::limited(1 << 20),
                 shutdown: CancellationToken::new(),
             }),
             metrics,

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use exchange::BodyError;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use mux::Held;
 use protocol::message::proxied::WholeBody;
 
-use super::budget::Held;
 use super::exchange::{Broken, Head, Said, Ticket};
 use super::unpack::Unpack;
 

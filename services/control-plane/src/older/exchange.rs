@@ -2,18 +2,17 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures::task::AtomicWaker;
 use http::{HeaderMap, StatusCode};
+use mux::{Budget, Held};
 use protocol::message::proxied::{Opcode, ProxyCommand, TcpTunnelClose, WebSocketClose, WholeBody};
 use tokio::task::JoinSet;
 
 use super::Shared;
-use super::budget::{Budget, Held};
 
 /// What a message takes besides its bytes, about.
 const OVERHEAD: usize = 128;
@@ -158,6 +157,10 @@ pub enum Given {
     Taken,
     /// That was the last. `cancel`: the agent does not know it.
     Over { cancel: bool },
+    /// The same, because its reader does not keep up.
+    Cut { cancel: bool },
+    /// A datagram for which there is no room: there is more to come.
+    Dropped,
     /// It came behind the last.
     Late,
 }
@@ -180,27 +183,24 @@ impl Exchange {
         }
         // A datagram that comes too fast is lost, as on any network.
         if self.kind == Kind::Udp && matches!(said, Said::Data(_)) && !state.has_room(&said, limit) {
-            budget.metrics().dropped_datagrams.fetch_add(1, Relaxed);
-            return Given::Taken;
+            return Given::Dropped;
         }
         let is_all = matches!(said, Said::Whole(..));
         let checked =
-            state.check(self.kind, &said, limit).and_then(|()| match budget.take(said.weight(), state.weight) {
+            state.check(self.kind, &said, limit).and_then(|()| match budget.take_beside(said.weight(), state.weight) {
                 Some(held) => Ok((said, Some(held))),
                 None => Err(Broken::AllUnread),
             });
         let (said, held) = checked.unwrap_or_else(|broken| (Said::Broken(broken), None));
         let given = match &said {
             Said::End | Said::Whole(..) => Given::Over { cancel: false },
-            // Of an answer that did not fit there is no more.
-            Said::Broken(broken) => Given::Over { cancel: broken.is_ours() && !(is_all && broken.is_unread()) },
+            // Of a whole answer that did not fit there is no more.
+            Said::Broken(broken) if broken.is_unread() => Given::Cut { cancel: !is_all },
+            Said::Broken(broken) => Given::Over { cancel: broken.is_ours() },
             Said::Head(_) | Said::Data(_) | Said::Message(..) => Given::Taken,
         };
-        if let Said::Broken(broken) = &said
-            && broken.is_unread()
-        {
+        if let Given::Cut { .. } = given {
             // Its client gets a broken transfer, and need not have the rest.
-            budget.metrics().unread_answers_cut.fetch_add(1, Relaxed);
             state.clear();
         }
         state.stage = if given == Given::Taken { Stage::Answering } else { Stage::Over };

@@ -55,7 +55,7 @@ pub fn take(shared: &Shared, request_id: Option<&RequestId>, reply: ProxyReply) 
         ProxyReply::TcpClose(close) => Ok(closed(&close)),
     };
     let said = said.unwrap_or_else(|error| Said::Broken(Broken::malformed(&error)));
-    if !shared.table.give(&named, said, &shared.budget) {
+    if !shared.table.give(&named, said) {
         shared.late();
     }
 }
@@ -79,7 +79,7 @@ pub fn take_binary(shared: &Shared, frame: &Bytes) -> bool {
                 Said::Whole(head, body)
             });
             let said = said.unwrap_or_else(|error| Said::Broken(Broken::malformed(&error)));
-            if !shared.table.give(id, said, &shared.budget) {
+            if !shared.table.give(id, said) {
                 shared.late();
             }
             true
@@ -98,7 +98,7 @@ pub fn take_binary(shared: &Shared, frame: &Bytes) -> bool {
 pub fn take_broken(shared: &Shared, id: &RequestId, broken: Broken) {
     shared.metrics.bad_messages.fetch_add(1, Relaxed);
     tracing::debug!(exchange = %id, reason = %broken, "a message of an exchange cannot be used");
-    if !shared.table.give(id, Said::Broken(broken), &shared.budget) {
+    if !shared.table.give(id, Said::Broken(broken)) {
         shared.late();
     }
 }

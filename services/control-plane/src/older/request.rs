@@ -82,7 +82,7 @@ pub async fn send(
         ticket.upload(async move {
             if let Err(error) = upload(&shared, &exchange.id, body).await {
                 let broken = Broken::Upload(Broken::text(&runtime::error_text(&*error).to_string()));
-                shared.table.give(&exchange.id, Said::Broken(broken), &shared.budget);
+                shared.table.give(&exchange.id, Said::Broken(broken));
             }
         });
     }

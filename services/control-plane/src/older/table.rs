@@ -1,11 +1,13 @@
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use mux::Budget;
 use protocol::Status;
 use tokio::sync::Notify;
 
-use super::budget::Budget;
 use super::exchange::{Broken, Exchange, Given, Kind, Said};
+use crate::metrics::Metrics;
 
 /// The exchanges of one link, by id.
 #[derive(Debug)]
@@ -15,6 +17,8 @@ pub struct Table {
     news: Notify,
     most: usize,
     unread: usize,
+    budget: Arc<Budget>,
+    metrics: Arc<Metrics>,
 }
 
 #[derive(Debug, Default)]
@@ -42,9 +46,10 @@ pub enum NoPlace {
 }
 
 impl Table {
-    /// For `most` exchanges, of each of which `unread` bytes may wait for its reader.
-    pub fn new(most: usize, unread: usize) -> Self {
-        Self { state: Mutex::default(), news: Notify::new(), most, unread }
+    /// For `most` exchanges, of each of which `unread` bytes may wait for its reader, and of all `budget`.
+    pub fn new(most: usize, unread: usize, budget: &Arc<Budget>, metrics: &Arc<Metrics>) -> Self {
+        let (budget, metrics) = (Arc::clone(budget), Arc::clone(metrics));
+        Self { state: Mutex::default(), news: Notify::new(), most, unread, budget, metrics }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -66,14 +71,21 @@ impl Table {
     }
 
     /// Leaves `said` to whoever waits for it. False: nobody does.
-    pub fn give(&self, id: &str, said: Said, budget: &Arc<Budget>) -> bool {
+    pub fn give(&self, id: &str, said: Said) -> bool {
         let Some(exchange) = self.state().open.get(id).cloned() else { return false };
-        match exchange.give(said, self.unread, budget) {
-            Given::Taken | Given::Over { cancel: false } => {}
-            Given::Over { cancel: true } => self.cancel(&exchange),
-            Given::Late => return false,
+        let given = exchange.give(said, self.unread, &self.budget);
+        let lost = match given {
+            Given::Cut { .. } => Some(&self.metrics.unread_answers_cut),
+            Given::Dropped => Some(&self.metrics.dropped_datagrams),
+            Given::Taken | Given::Over { .. } | Given::Late => None,
+        };
+        if let Some(count) = lost {
+            count.fetch_add(1, Relaxed);
         }
-        true
+        if let Given::Over { cancel: true } | Given::Cut { cancel: true } = given {
+            self.cancel(&exchange);
+        }
+        given != Given::Late
     }
 
     /// What the exchange of that id carries, if there is one.
@@ -117,7 +129,7 @@ impl Table {
     }
 
     /// Breaks all there are; there will be no more.
-    pub fn end(&self, budget: &Arc<Budget>) {
+    pub fn end(&self) {
         let mut state = self.state();
         state.ended = true;
         state.cancelled.clear();
@@ -125,7 +137,7 @@ impl Table {
         drop(state);
         self.news.notify_one();
         for exchange in open.values() {
-            exchange.give(Said::Broken(Broken::LinkLost), self.unread, budget);
+            exchange.give(Said::Broken(Broken::LinkLost), self.unread, &self.budget);
         }
     }
 }

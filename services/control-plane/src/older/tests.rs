@@ -10,11 +10,6 @@ use super::*;
 
 const LIMIT: usize = 10_000;
 
-fn budget(limit: usize) -> (Arc<Budget>, Arc<Metrics>) {
-    let metrics = Arc::default();
-    (Budget::limited(limit, &metrics), metrics)
-}
-
 fn head() -> Said {
     Said::Head(Head { status: StatusCode::OK, headers: HeaderMap::new() })
 }
@@ -51,7 +46,7 @@ fn only_what_makes_sense_is_taken() {
         (Kind::Socket, &[message, || data(1)], false),
     ];
     for (kind, said, makes_sense) in cases {
-        let (budget, metrics) = budget(LIMIT);
+        let budget = Budget::limited(LIMIT);
         let exchange = Exchange::new("id".into(), kind);
         let mut given = Given::Taken;
         for make in said {
@@ -62,22 +57,21 @@ fn only_what_makes_sense_is_taken() {
             assert_eq!(exchange.give(late, LIMIT, &budget), Given::Late);
         }
         drop(exchange);
-        assert_eq!(metrics.message_unread_bytes.load(Relaxed), 0);
+        assert_eq!(budget.used(), 0);
     }
 }
 
 #[test]
 fn what_one_does_not_read_breaks_that_one_alone() {
-    let (budget, metrics) = budget(2 * LIMIT);
+    let budget = Budget::limited(2 * LIMIT);
     let slow = Exchange::new("slow".into(), Kind::Request);
     let other = Exchange::new("other".into(), Kind::Request);
     for exchange in [&slow, &other] {
         assert_eq!(exchange.give(head(), LIMIT, &budget), Given::Taken);
         assert_eq!(exchange.give(data(6000), LIMIT, &budget), Given::Taken);
     }
-    assert_eq!(slow.give(data(6000), LIMIT, &budget), Given::Over { cancel: true });
-    assert_eq!(metrics.unread_answers_cut.load(Relaxed), 1);
-    assert!(metrics.message_unread_bytes.load(Relaxed) < 7000, "what is cut is kept");
+    assert_eq!(slow.give(data(6000), LIMIT, &budget), Given::Cut { cancel: true });
+    assert!(budget.used() < 7000, "what is cut is kept");
     assert_eq!(other.give(data(1000), LIMIT, &budget), Given::Taken);
     // A message above the limit is taken by one that has nothing waiting, for it came as one.
     let large = Exchange::new("large".into(), Kind::Request);
@@ -87,16 +81,15 @@ fn what_one_does_not_read_breaks_that_one_alone() {
     let answer = Exchange::new("answer".into(), Kind::Request);
     let head = Head { status: StatusCode::OK, headers: HeaderMap::new() };
     let whole = Said::Whole(head, WholeBody::Plain(vec![0; 4000].into()));
-    assert_eq!(answer.give(whole, LIMIT, &budget), Given::Over { cancel: false });
-    assert_eq!(other.give(data(2500), LIMIT, &budget), Given::Over { cancel: true });
-    assert_eq!(metrics.unread_answers_cut.load(Relaxed), 3);
+    assert_eq!(answer.give(whole, LIMIT, &budget), Given::Cut { cancel: false });
+    assert_eq!(other.give(data(2500), LIMIT, &budget), Given::Cut { cancel: true });
     drop((slow, other, large));
-    assert_eq!(metrics.message_unread_bytes.load(Relaxed), 0);
+    assert_eq!(budget.used(), 0);
 }
 
 #[test]
 fn however_many_do_not_read_others_find_room() {
-    let (budget, metrics) = budget(1_000_000);
+    let budget = Budget::limited(1_000_000);
     let slow: Vec<_> = (0..50).map(|_| Exchange::new("slow".into(), Kind::Request)).collect();
     for exchange in &slow {
         exchange.give(head(), 1_000_000, &budget);
@@ -106,7 +99,7 @@ fn however_many_do_not_read_others_find_room() {
             exchange.give(data(4000), 1_000_000, &budget);
         }
     }
-    let left = 1_000_000 - metrics.message_unread_bytes.load(Relaxed);
+    let left = 1_000_000 - budget.used();
     assert!(left >= 1_000_000 / 51, "{left} bytes left");
     let next = Exchange::new("next".into(), Kind::Request);
     assert_eq!(next.give(head(), LIMIT, &budget), Given::Taken);
@@ -115,22 +108,21 @@ fn however_many_do_not_read_others_find_room() {
 
 #[tokio::test]
 async fn the_table_tells_of_those_that_nobody_waits_for_and_has_no_place_for_more() {
-    let (budget, _) = budget(LIMIT);
-    let table = Table::new(2, LIMIT);
+    let table = Table::new(2, LIMIT, &Budget::limited(LIMIT), &Arc::default());
     let (first, second) = (table.begin(Kind::Request).unwrap(), table.begin(Kind::Socket).unwrap());
     assert!(first.id.len() == 32 && first.id != second.id);
     assert!(table.begin(Kind::Request).unwrap_err().to_string().contains("maximum of 2 requests"));
     table.cancel(&first);
     table.cancel(&first);
-    assert!(!table.give(&first.id, head(), &budget), "nobody waits for it");
+    assert!(!table.give(&first.id, head()), "nobody waits for it");
     table.begin(Kind::Request).unwrap_err();
     assert_eq!(table.cancelled().await, Some((first.id.clone(), Kind::Request)));
     let third = table.begin(Kind::Request).unwrap();
     let mut next = std::pin::pin!(table.cancelled());
     assert!(next.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-    assert!(table.give(&third.id, data(1), &budget), "it makes no sense, and is somebody's");
+    assert!(table.give(&third.id, data(1)), "it makes no sense, and is somebody's");
     assert_eq!(next.await, Some((third.id.clone(), Kind::Request)));
-    table.end(&budget);
+    table.end();
     assert_eq!(table.cancelled().await, None);
     assert!(table.begin(Kind::Request).unwrap_err().to_string().contains("was lost") && table.is_idle());
     let said = poll_fn(|cx| second.poll(cx)).await.0;
@@ -139,7 +131,7 @@ async fn the_table_tells_of_those_that_nobody_waits_for_and_has_no_place_for_mor
 
 #[tokio::test]
 async fn a_reader_is_woken_by_what_comes() {
-    let (budget, _) = budget(LIMIT);
+    let budget = Budget::limited(LIMIT);
     let exchange = Exchange::new("id".into(), Kind::Request);
     let read = Arc::clone(&exchange);
     let reading = tokio::spawn(async move { poll_fn(|cx| read.poll(cx)).await.0 });
@@ -149,7 +141,7 @@ async fn a_reader_is_woken_by_what_comes() {
 }
 
 /// A link that nobody drives, and a request on it.
-async fn undriven() -> (OlderLink, Arc<Metrics>) {
+async fn undriven() -> (OlderLink, Arc<Budget>) {
     let (near, _far) = tokio::io::duplex(1024);
     let socket = tokio_tungstenite::WebSocketStream::from_raw_socket(
         mux::Timed::new(near),
@@ -157,8 +149,8 @@ async fn undriven() -> (OlderLink, Arc<Metrics>) {
         None,
     );
     let (link, ..) = mux::start(socket.await, mux::Role::ControlPlane, mux::Config::default());
-    let (budget, metrics) = budget(100_000);
-    (OlderLink::new(link, None, budget, &options::Links::default()), metrics)
+    let budget = Budget::limited(100_000);
+    (OlderLink::new(link, None, &budget, &Arc::default(), &options::Links::default()), budget)
 }
 
 /// What an agent may say, sensible or not, of an exchange whose id is put in for `ID`.
@@ -211,7 +203,7 @@ proptest! {
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
-            let (older, metrics) = undriven().await;
+            let (older, budget) = undriven().await;
             let kind = if is_socket { Kind::Socket } else { Kind::Request };
             let (ticket, other) = (older.shared.begin(kind).unwrap(), older.shared.begin(kind).unwrap());
             for text in messages {
@@ -231,7 +223,7 @@ proptest! {
             // The other has got nothing of all that.
             prop_assert!(other.exchange.poll(&mut Context::from_waker(Waker::noop())).is_pending());
             drop((ticket, other));
-            prop_assert_eq!(metrics.message_unread_bytes.load(Relaxed), 0);
+            prop_assert_eq!(budget.used(), 0);
             Ok(())
         })?;
     }

@@ -91,7 +91,7 @@ impl Proxied {
         };
         let mut span = self.trace(id, request.headers_mut());
         let request = request.map(|()| Arriving::new(outlet, length));
-        let (upstream, budget) = (Arc::clone(&self.upstream), self.budget.clone());
+        let (upstream, budget) = (Arc::clone(&self.upstream), Arc::clone(&self.budget));
         let replies = Replies::new(self.link.clone(), id.clone(), Form::Request);
         self.spawn(Input::Body(inbox, rest), replies, |replies| async move {
             traced(&mut span, request::run(&upstream, &route, request, limit, mode, &budget, &replies)).await
@@ -146,7 +146,7 @@ impl Proxied {
     fn begin_websocket(&mut self, id: &RequestId, mut opening: Opening) {
         let mut span = self.trace(id, opening.request.headers_mut());
         let (inbox, outlet) = inbox(&self.budget, self.options.waiting);
-        let (upstream, budget) = (Arc::clone(&self.upstream), self.budget.clone());
+        let (upstream, budget) = (Arc::clone(&self.upstream), Arc::clone(&self.budget));
         let metrics = Arc::clone(&self.metrics.websockets);
         let replies = match opening.route {
             Route::Kube => Replies::new(self.link.clone(), id.clone(), Form::Opening),

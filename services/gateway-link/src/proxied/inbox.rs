@@ -2,62 +2,13 @@
 //! so it is bounded, by exchange and by link, and never waits for room.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use mux::{Budget, Held};
+
 /// What each piece counts beside its bytes.
 const COST: usize = 128;
-
-/// Bytes that all exchanges of a link may have waiting together.
-#[derive(Clone, Debug)]
-pub struct Budget(Arc<Total>);
-
-#[derive(Debug)]
-struct Total {
-    used: AtomicUsize,
-    limit: usize,
-}
-
-impl Budget {
-    pub fn new(limit: usize) -> Self {
-        Self(Arc::new(Total { used: AtomicUsize::new(0), limit }))
-    }
-
-    /// None: there is not so much left.
-    pub fn take(&self, bytes: usize) -> Option<Taken> {
-        let fits = |used: usize| used.checked_add(bytes).filter(|used| *used <= self.0.limit);
-        self.0.used.fetch_update(Relaxed, Relaxed, fits).ok()?;
-        Some(Taken { budget: self.clone(), bytes })
-    }
-
-    #[cfg(test)]
-    fn used(&self) -> usize {
-        self.0.used.load(Relaxed)
-    }
-}
-
-/// A part of the budget, given back when dropped.
-#[derive(Debug)]
-pub struct Taken {
-    budget: Budget,
-    bytes: usize,
-}
-
-impl Taken {
-    /// Takes more with it. False: there is not so much left.
-    pub fn grow(&mut self, bytes: usize) -> bool {
-        let Some(mut more) = self.budget.take(bytes) else { return false };
-        self.bytes += std::mem::take(&mut more.bytes);
-        true
-    }
-}
-
-impl Drop for Taken {
-    fn drop(&mut self) {
-        self.budget.0.used.fetch_sub(self.bytes, Relaxed);
-    }
-}
 
 /// What became of a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,13 +37,13 @@ pub struct Outlet<T>(Arc<Shared<T>>);
 #[derive(Debug)]
 struct Shared<T> {
     state: Mutex<State<T>>,
-    budget: Budget,
+    budget: Arc<Budget>,
     limit: usize,
 }
 
 #[derive(Debug)]
 struct State<T> {
-    pieces: VecDeque<(T, Taken)>,
+    pieces: VecDeque<(T, Held)>,
     bytes: usize,
     ended: bool,
     half: bool,
@@ -110,7 +61,7 @@ impl<T> Shared<T> {
 }
 
 /// A queue of at most `limit` bytes, within `budget`.
-pub fn inbox<T>(budget: &Budget, limit: usize) -> (Inbox<T>, Outlet<T>) {
+pub fn inbox<T>(budget: &Arc<Budget>, limit: usize) -> (Inbox<T>, Outlet<T>) {
     let state = State {
         pieces: VecDeque::new(),
         bytes: 0,
@@ -120,7 +71,7 @@ pub fn inbox<T>(budget: &Budget, limit: usize) -> (Inbox<T>, Outlet<T>) {
         taker: None,
         watcher: None,
     };
-    let shared = Arc::new(Shared { state: Mutex::new(state), budget: budget.clone(), limit });
+    let shared = Arc::new(Shared { state: Mutex::new(state), budget: Arc::clone(budget), limit });
     (Inbox(Arc::clone(&shared)), Outlet(shared))
 }
 
@@ -138,9 +89,9 @@ impl<T> Inbox<T> {
         if state.bytes.saturating_add(bytes) > self.0.limit {
             return Pushed::Full;
         }
-        let Some(taken) = self.0.budget.take(bytes) else { return Pushed::LinkFull };
+        let Some(held) = self.0.budget.take(bytes) else { return Pushed::LinkFull };
         state.bytes += bytes;
-        state.pieces.push_back((piece, taken));
+        state.pieces.push_back((piece, held));
         let half = !state.half && state.bytes > self.0.limit / 2;
         state.half |= half;
         let taker = state.taker.take();
@@ -166,8 +117,8 @@ impl<T> Outlet<T> {
     /// The next piece; none once all that came before the end was taken.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<T>> {
         let mut state = self.0.lock();
-        if let Some((piece, taken)) = state.pieces.pop_front() {
-            state.bytes -= taken.bytes;
+        if let Some((piece, held)) = state.pieces.pop_front() {
+            state.bytes -= held.bytes();
             drop(state);
             return Poll::Ready(Some(piece));
         }
@@ -222,7 +173,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_waits_is_bounded_by_exchange_and_by_link() {
-        let budget = Budget::new(4 * COST + 30);
+        let budget = Budget::limited(4 * COST + 30);
         let (first, mut taker) = inbox::<u8>(&budget, 2 * COST + 20);
         assert_eq!(first.push(1, 10), Pushed::Taken);
         assert_eq!(first.push(2, 10), Pushed::Half);
@@ -243,20 +194,11 @@ mod tests {
 
     #[tokio::test]
     async fn the_end_shows_although_pieces_wait() {
-        let (inbox, outlet) = inbox::<u8>(&Budget::new(1 << 20), 1 << 20);
+        let (inbox, outlet) = inbox::<u8>(&Budget::limited(1 << 20), 1 << 20);
         inbox.push(1, 1);
         let end = outlet.end();
         inbox.end();
         end.await;
         assert!(!outlet.is_over());
-    }
-
-    #[test]
-    fn a_part_that_grows_is_given_back_whole() {
-        let budget = Budget::new(100);
-        let mut taken = budget.take(40).unwrap();
-        assert!(taken.grow(60) && !taken.grow(1));
-        drop(taken);
-        assert_eq!(budget.used(), 0);
     }
 }

@@ -1,6 +1,7 @@
 //! One HTTP request that came as messages, and its answer.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,11 +13,12 @@ use exchange::Reply;
 use http::{Request, Response, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
+use mux::{Budget, Held};
 use protocol::message::proxied::{Encoding, Headers, ProxyReply, ResponseChunk, ResponseHead, WholeResponse};
 use tokio::time::timeout;
 
 use super::failure::Failure;
-use super::inbox::{Budget, Outlet, Taken};
+use super::inbox::Outlet;
 use super::reply::{Form, Replies};
 use super::route::Route;
 use super::upstream::Upstream;
@@ -75,7 +77,7 @@ pub async fn run(
     request: Request<Arriving>,
     limit: Duration,
     mode: Mode,
-    budget: &Budget,
+    budget: &Arc<Budget>,
     replies: &Replies,
 ) -> Result<(), Failure> {
     let answered = timeout(limit, upstream.send(request, route, replies.id())).await;
@@ -91,7 +93,7 @@ pub async fn answer(
     response: Response<exchange::Body<BusStream>>,
     route: &Route,
     mode: Mode,
-    budget: &Budget,
+    budget: &Arc<Budget>,
     replies: &Replies,
 ) -> Result<(), Failure> {
     let (head, mut body) = response.into_parts();
@@ -128,11 +130,11 @@ async fn collect(
     mut body: exchange::Body<BusStream>,
     route: &Route,
     max: usize,
-    budget: &Budget,
+    budget: &Arc<Budget>,
     cut: impl Fn(exchange::Error) -> Failure,
-) -> Result<(BytesMut, Taken), Failure> {
+) -> Result<(BytesMut, Held), Failure> {
     let mut collected = BytesMut::new();
-    let mut taken = budget.take(0).ok_or_else(full)?;
+    let mut held = budget.take(0).ok_or_else(full)?;
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(&cut)?.into_data() else { continue };
         if data.len() > max.saturating_sub(collected.len()) {
@@ -142,12 +144,12 @@ async fn collect(
                 route.name()
             )));
         }
-        if !taken.grow(data.len()) {
+        if !held.grow(data.len()) {
             return Err(full());
         }
         collected.extend_from_slice(&data);
     }
-    Ok((collected, taken))
+    Ok((collected, held))
 }
 
 /// Nothing more may wait on this link for the moment.

@@ -17,6 +17,7 @@ use futures::{SinkExt as _, StreamExt as _};
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt as _, Empty};
+use mux::Budget;
 use protocol::message::proxied::{Headers, Opcode, ProxyReply, WholeResponse};
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::{sleep, timeout};
@@ -27,7 +28,7 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error as SocketError, Message, Utf8Bytes, error::ProtocolError};
 
 use super::failure::Failure;
-use super::inbox::{Budget, Outlet};
+use super::inbox::Outlet;
 use super::reply::{Form, Replies};
 use super::request::{Mode, answer, full};
 use super::route::Route;
@@ -76,7 +77,7 @@ pub async fn run(
     upstream: &Upstream,
     opening: Opening,
     mut outlet: Outlet<FromClient>,
-    budget: &Budget,
+    budget: &Arc<Budget>,
     replies: &Replies,
     metrics: &Arc<WebSocketMetrics>,
 ) -> Result<(), Failure> {
@@ -203,7 +204,7 @@ async fn carry(
     channels: bool,
     route: &Route,
     outlet: &mut Outlet<FromClient>,
-    budget: &Budget,
+    budget: &Arc<Budget>,
     replies: &Replies,
     open: &OpenWebSocket,
 ) -> Result<(), Failure> {

@@ -1,7 +1,7 @@
 //! What a scrape shows of what has come as messages, under the names of the existing agent.
 
-use crate::backend::Backend;
-use crate::{Settings, TOKEN, cluster_with};
+use crate::backend::{Backend, Event};
+use crate::{Settings, TOKEN, cluster, cluster_with};
 
 #[tokio::test]
 async fn websockets_are_counted_by_message_by_service_and_by_their_end() {
@@ -63,4 +63,25 @@ async fn websockets_are_counted_by_message_by_service_and_by_their_end() {
     for name in ["frames_sent_total{direction=\"out\"}", "bytes_received_total{direction=\"in\"}"] {
         assert!(control_plane.agent.metric(&format!("pipeops_agent_websocket_{name}")) > 1.0, "{name}");
     }
+}
+
+#[tokio::test]
+async fn what_waits_shows_while_it_does() {
+    let (mut control_plane, mut api) = cluster().await;
+    let path = "/api/v1/stuck";
+    control_plane.request("a", &format!(r#""method":"PUT","path":"{path}","use_streaming":true,{TOKEN}"#)).await;
+    api.saw(Event::Begun(path.to_owned())).await;
+    // How much is on its way before anything has to wait depends on the machine.
+    let mut waiting = 0.0;
+    for _ in 0..400 {
+        control_plane.chunk("a", &[7; 64 * 1024]).await;
+        control_plane.ping("behind it").await;
+        waiting = control_plane.agent.metric("pipeops_agent_proxied_waiting_bytes");
+        if waiting > 128e3 {
+            break;
+        }
+    }
+    assert!((128e3..256e3).contains(&waiting), "{waiting}");
+    control_plane.send("proxy_cancel", "a", "{}").await;
+    control_plane.agent.measures("pipeops_agent_proxied_waiting_bytes", 0.0).await;
 }

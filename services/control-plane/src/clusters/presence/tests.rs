@@ -2,7 +2,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::clusters::{AgentLink, Clusters};
-use crate::older::Budget;
 use crate::options;
 use crate::store::Folder;
 use tokio_tungstenite::WebSocketStream;
@@ -55,11 +54,11 @@ async fn a_link_with_messages_is_replaced_by_any_and_serves_with_a_token_only() 
     let place = tempfile::tempdir().unwrap();
     let clusters = Arc::new(Clusters::open(Folder::open(place.path().join("clusters")).unwrap()).unwrap());
     let cluster = clusters.register("prod", &AgentId::new("agent-1").unwrap()).await.unwrap();
-    let budget = Budget::limited(1000, &Arc::default());
+    let budget = mux::Budget::limited(1000);
     let streams = link().await;
     cluster.add(Arc::clone(&streams), true).unwrap();
     let mux = streams.link.clone();
-    let older = OlderLink::new(mux.clone(), None, budget, &options::Links::default());
+    let older = OlderLink::new(mux.clone(), None, &budget, &Arc::default(), &options::Links::default());
     let older = AgentLink::older(streams.agent_id.clone(), mux, older, &CancellationToken::new());
     let older = Arc::new(older);
     cluster.add(Arc::clone(&older), false).unwrap();

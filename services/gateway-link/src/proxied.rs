@@ -34,7 +34,7 @@ use tokio::task::{self, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::forward::Forwarder;
-use crate::metrics::{Dropped, ExchangeMetrics, Unused};
+use crate::metrics::{Dropped, ExchangeMetrics, TunnelFailure, Unused};
 use crate::options;
 use crate::tunnel::Tunnels;
 use failure::Failure;
@@ -230,7 +230,10 @@ impl Proxied {
                 }
             }
             Some(Owner::Session(session)) => {
-                self.sessions.remove(&session);
+                // What has come since is no beginning of a new one.
+                for _ in 0..self.sessions.remove(&session).map_or(0, |arrived| arrived.clear()) {
+                    self.tunnels.udp_failed(TunnelFailure::Dropped);
+                }
             }
             None => {}
         }

@@ -17,7 +17,7 @@ pub enum TunnelFailure {
     Dial,
     Copy,
     Idle,
-    /// A datagram was dropped for newer ones.
+    /// A datagram was dropped for newer ones, or for want of a session.
     Dropped,
 }
 

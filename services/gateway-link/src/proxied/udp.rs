@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use datagrams::{DatagramQueue, Idle, poll_recv};
@@ -9,10 +10,14 @@ use mux::{Closed, Link};
 use protocol::Target;
 use protocol::message::proxied::{Base64, ProxyReply, UdpTunnelData};
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use super::tcp::FROM_AGENT;
 use crate::metrics::TunnelFailure;
 use crate::tunnel::Tunnels;
+
+/// From a failed attempt to the next, which its client's next datagram is.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Whose session it is, and with whom.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -54,6 +59,12 @@ impl Arrived {
         }
     }
 
+    /// How many are left.
+    pub fn clear(&self) -> usize {
+        let mut queue = self.lock();
+        std::iter::from_fn(|| queue.pop()).count()
+    }
+
     fn lock(&self) -> MutexGuard<'_, DatagramQueue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -73,13 +84,21 @@ impl Session {
     }
 
     /// Carries datagrams until the link is gone or nothing has moved for too long. There are no words for a session that
-    /// fails: that is logged here.
+    /// fails: that is logged here, and what comes for it then is dropped for a moment.
     pub async fn run(self, tunnels: &Tunnels, arrived: &Arrived, link: Link) {
         let tunnel = match tunnels.connect_udp(&self.target).await {
             Ok(tunnel) => tunnel,
             Err(error) => {
                 let error = runtime::error_text(&error);
                 tracing::warn!(error, target = %self.target, tunnel = self.tunnel_id, "no UDP session");
+                let dropping = async {
+                    loop {
+                        arrived.next().await;
+                        tunnels.udp_failed(TunnelFailure::Dropped);
+                    }
+                };
+                // It never ends before.
+                let _over: Result<(), _> = timeout(PAUSE, dropping).await;
                 return;
             }
         };

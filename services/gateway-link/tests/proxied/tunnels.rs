@@ -5,7 +5,7 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinSet;
 
 use crate::control_plane::{ControlPlane, base64};
-use crate::{Settings, cluster_with};
+use crate::{Settings, cluster, cluster_with};
 
 async fn start(control_plane: &mut ControlPlane, id: &str, service: &str) {
     let (namespace, rest) = service.split_once('/').unwrap();
@@ -226,4 +226,16 @@ async fn a_session_ends_when_nothing_happens_and_begins_anew() {
     // A port where nobody listens harms nobody.
     datagram(&mut control_plane, "nobody", 1, b"z").await;
     control_plane.ping("after it").await;
+}
+
+#[tokio::test]
+async fn a_session_that_cannot_be_opened_is_not_tried_again_for_each_datagram() {
+    let (mut control_plane, _api) = cluster().await;
+    let begun = std::time::Instant::now();
+    for _ in 0..200 {
+        datagram(&mut control_plane, "nobody", 1, b"x").await;
+    }
+    control_plane.agent.measures(r#"pipeops_agent_udp_tunnel_errors_total{error_type="dropped"}"#, 200.0).await;
+    let attempts = control_plane.agent.metric(r#"pipeops_agent_udp_tunnel_errors_total{error_type="dial_error"}"#);
+    assert!(attempts >= 1.0 && attempts <= 1.0 + begun.elapsed().as_secs_f64(), "{attempts} attempts");
 }

@@ -60,6 +60,17 @@ impl Agent {
         };
         timeout(SOON, ready).await.expect("it does not get ready");
     }
+
+    /// Until it says that it waits for this.
+    pub async fn waits(&self, reason: &str) {
+        let waiting = async {
+            while !self.context.health.not_ready().iter().any(|why| why.contains(reason)) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let waits = timeout(SOON, waiting).await;
+        waits.unwrap_or_else(|_| panic!("not {reason:?}, but {:?}", self.context.health.not_ready()));
+    }
 }
 
 impl Drop for Agent {

@@ -5,7 +5,7 @@ use crate::{
     prepare::{self, SOON},
 };
 use anyhow::{Context, Result, ensure};
-use lab::Lab;
+use lab::{Lab, until};
 use std::{io::ErrorKind, net::SocketAddr, sync::Arc};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -36,7 +36,10 @@ async fn echoes(lab: &Lab, namespace: &str) -> Result<SocketAddr> {
     lab.create_namespace(namespace).await?;
     prepare::echo(lab, namespace).await?;
     service(lab, namespace, "TCP").await?;
-    tunnel(lab, "tcp", namespace).await
+    let port = tunnel(lab, "tcp", namespace).await?;
+    // The node learns of a Service's pods a moment after they are ready.
+    until("the Service to have its pod", SOON, || async { echo(TcpStream::connect(port).await?, 0, 1).await }).await?;
+    Ok(port)
 }
 
 async fn service(lab: &Lab, namespace: &str, protocol: &str) -> Result<()> {
@@ -95,11 +98,14 @@ pub async fn what_the_owner_does_not_allow_is_reset_and_the_log_says_why(lab: Ar
     let mut client = TcpStream::connect(format!("{host}:{port}")).await?;
     let error = timeout(SOON, client.read(&mut [0; 1])).await.context("nothing")?.err().context("an end")?;
     ensure!(error.kind() == ErrorKind::ConnectionReset, "{error}");
-    let log = std::fs::read_to_string(lab.process("control-plane")?.log())?;
-    let line = log.lines().find(|line| line.contains("is not served") && line.contains("kube-system/kube-dns:53"));
-    let line = line.with_context(|| format!("the log does not say so:\n{log}"))?;
-    ensure!(line.contains("refused: kube-system/kube-dns:53"), "{line}");
-    Ok(())
+    until("the log to say why", SOON, || async {
+        let log = std::fs::read_to_string(lab.process("control-plane")?.log())?;
+        let line = log.lines().find(|line| line.contains("is not served") && line.contains("kube-system/kube-dns:53"));
+        let line = line.with_context(|| format!("the log does not say so:\n{log}"))?;
+        ensure!(line.contains("refused: kube-system/kube-dns:53"), "{line}");
+        Ok(())
+    })
+    .await
 }
 
 /// The pod `echo` for datagrams: socat answers each with itself.
@@ -111,6 +117,14 @@ pub async fn datagrams_keep_their_bounds_up_to_the_largest(lab: Arc<Lab>) -> Res
     prepare::create(&lab, namespace, "pod/echo", pod).await?;
     service(&lab, namespace, "UDP").await?;
     let port = tunnel(&lab, "udp", namespace).await?;
+    until("the Service to have its pod", SOON, || async {
+        let socket = UdpSocket::bind("0.0.0.0:0").await?;
+        socket.connect(port).await?;
+        socket.send(b"x").await?;
+        timeout(SOON / 60, socket.recv(&mut [0])).await.context("no answer")??;
+        anyhow::Ok(())
+    })
+    .await?;
     let mut clients = JoinSet::new();
     for client in 0..10_u8 {
         clients.spawn(async move {

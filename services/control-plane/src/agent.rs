@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use mux::{CloseCode, Closed, ControlFrame, Incoming, Link, LinkMetrics, Role, Timed, Unread, Windows};
+use mux::{CloseCode, Closed, ControlFrame, Incoming, Link, LinkMetrics, Pace, Role, Unread, Windows};
 use protocol::message::{ErrorReport, GatewayHello, GoAway, Pong, Register, RegisterSuccess, YamuxConfig};
 use protocol::{AgentId, AgentMessage, ClusterConfig, ControlMessage, RequestId, capability};
 use runtime::error_text;
@@ -95,10 +95,10 @@ impl Agents {
         }
     }
 
-    /// Serves one link to its end.
-    pub async fn serve<S>(&self, socket: WebSocketStream<Timed<S>>, token: AgentToken)
+    /// Serves one link to its end. Whether it is `compressed` is for the log.
+    pub async fn serve<S>(&self, socket: WebSocketStream<S>, token: AgentToken, compressed: bool)
     where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: AsyncRead + AsyncWrite + Pace + Unpin + Send + 'static,
     {
         let record = Arc::clone(&token.record);
         let Grant::Agent { cluster } = &record.grant else { return };
@@ -108,7 +108,7 @@ impl Agents {
         driving.spawn(async move {
             driver.await;
         });
-        let Err(error) = self.run(&link, incoming, token, cluster).await;
+        let Err(error) = self.run(&link, incoming, token, cluster, compressed).await;
         match &error {
             LinkError::Closed(_) => {}
             LinkError::Unreadable(_) => {
@@ -135,6 +135,7 @@ impl Agents {
         mut incoming: Incoming,
         token: AgentToken,
         cluster_name: &str,
+        compressed: bool,
     ) -> Result<std::convert::Infallible, LinkError> {
         let (request_id, register) = timeout(REGISTER_TIMEOUT, first_register(&mut incoming, link))
             .await
@@ -150,7 +151,8 @@ impl Agents {
             }
         };
         let agent = &register.agent_id;
-        tracing::info!(cluster = cluster_name, %agent, version = register.agent_version, "agent registered");
+        let version = &register.agent_version;
+        tracing::info!(cluster = cluster_name, %agent, version, compressed, "agent registered");
         // The answer carries the cluster's name too.
         if !register.name.is_empty() && register.name != cluster_name {
             tracing::warn!(

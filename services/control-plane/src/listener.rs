@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use deflate::Deflated;
 use duplex::Socket;
 use exchange::{Settings, UpgradeSlot, Upgraded};
 use http::Request;
@@ -168,25 +169,30 @@ impl Listener {
         match upgrade {
             Upgrade::Session(session) => session.run(client, &self.cut).await,
             Upgrade::Messages(session) => session.run(client, &self.cut).await,
-            Upgrade::Agent(token) => {
+            Upgrade::Agent { token, compressed } => {
                 // It ends by itself once no session needs it any more.
                 let sessions_end = async {
                     self.cut.cancelled().await;
                     sleep(FAREWELL).await;
                 };
                 tokio::select! {
-                    () = Box::pin(self.link(client, token)) => {}
+                    () = Box::pin(self.link(client, token, compressed)) => {}
                     () = sessions_end => {}
                 }
             }
         }
     }
 
-    async fn link(&self, client: Upgraded<Socket<Stream>>, token: AgentToken) {
-        let config = Some(self.agents.config().websocket());
-        let (io, ahead) = (Timed::new(client.io.into_inner()), client.read_ahead.into());
-        let socket = WebSocketStream::from_partially_read(io, ahead, Role::Server, config).await;
-        self.agents.serve(socket, token).await;
+    async fn link(&self, client: Upgraded<Socket<Stream>>, token: AgentToken, compressed: bool) {
+        let config = self.agents.config();
+        let (io, ahead) = (Timed::new(client.io.into_inner()), client.read_ahead);
+        let (io, ahead) = if compressed {
+            (Deflated::accepted(io, ahead, config.max_message), Vec::new())
+        } else {
+            (Deflated::plain(io), ahead.into())
+        };
+        let socket = WebSocketStream::from_partially_read(io, ahead, Role::Server, Some(config.websocket())).await;
+        self.agents.serve(socket, token, compressed).await;
     }
 
     async fn http2(&self, stream: Box<TlsStream<TcpStream>>) {

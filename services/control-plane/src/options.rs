@@ -141,6 +141,9 @@ pub struct Links {
     pub unread_total: usize,
     /// Largest message accepted from an agent, in bytes.
     pub max_message: usize,
+    /// Compress text messages from 256 bytes on for agents that ask for it (their `pipeops.compression`). An idle link costs
+    /// no more for it.
+    pub compression: bool,
     /// Idle streams kept per link for the next request.
     pub max_idle_streams: usize,
     /// Requests for one cluster in a second, in the long run, over all its links and users. More are refused with 429. 0:
@@ -169,6 +172,7 @@ impl Default for Links {
             window_total: 64 << 20,
             unread_total: 128 << 20,
             max_message: 4 << 20,
+            compression: true,
             max_idle_streams: 256,
             requests_per_second: 5000,
             requests_burst: 10_000,

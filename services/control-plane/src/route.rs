@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use exchange::UpgradeSlot;
-use http::{Request, Response};
+use http::{Request, Response, header};
 use protocol::{Status, endpoint, hop};
 use tower::ServiceExt as _;
 
@@ -25,7 +25,7 @@ pub enum Upgrade {
     /// The same, as messages.
     Messages(Session<older::Bridged>),
     /// An agent's link.
-    Agent(AgentToken),
+    Agent { token: AgentToken, compressed: bool },
 }
 
 /// In the extensions of a request whose connection began with a client certificate that is trusted.
@@ -41,6 +41,8 @@ pub struct Router {
     pub metrics: Arc<Metrics>,
     /// Agents need a certificate besides their token.
     pub certified_agents: bool,
+    /// Agents' messages are compressed, where they ask for it.
+    pub compression: bool,
 }
 
 impl Router {
@@ -98,10 +100,15 @@ impl Router {
                 "this agent shows no client certificate, and this control plane asks for one: set pipeops.tls.cert_file and key_file",
             )));
         }
-        let (Some(response), Some(slot)) = (websocket::accept(request), slot) else {
+        let (Some(mut response), Some(slot)) = (websocket::accept(request), slot) else {
             return Err(Box::new(Status::bad_request("agents connect by WebSocket version 13 over HTTP/1.1")));
         };
-        slot.put(Upgrade::Agent(token));
+        let compression = self.compression.then(|| deflate::accept(request.headers())).flatten();
+        let compressed = compression.is_some();
+        if let Some(answer) = compression {
+            response.headers_mut().insert(header::SEC_WEBSOCKET_EXTENSIONS, answer);
+        }
+        slot.put(Upgrade::Agent { token, compressed });
         Ok(response.map(|()| axum::body::Body::empty()))
     }
 }

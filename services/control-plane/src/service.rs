@@ -89,6 +89,7 @@ pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<
         },
         metrics: Arc::clone(&metrics),
         certified_agents: options.tls.client_ca_file.is_some(),
+        compression: options.links.compression,
     });
     let listening = context.health.condition("listener");
     let socket =

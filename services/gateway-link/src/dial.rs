@@ -7,6 +7,7 @@ mod trust;
 use std::io;
 use std::time::Duration;
 
+use deflate::Deflated;
 use http::{HeaderValue, Request, StatusCode, Uri, header};
 use mux::Timed;
 use protocol::{ClusterId, Secret, endpoint};
@@ -27,7 +28,7 @@ use proxy::Proxy;
 use target::Target;
 use trust::{Peer, Trust};
 
-pub type Socket = WebSocketStream<Timed<Either<TlsStream<Carrier>, Carrier>>>;
+pub type Socket = WebSocketStream<Deflated<Timed<Either<TlsStream<Carrier>, Carrier>>>>;
 
 /// A connection to the control plane, or by TLS to a proxy. Boxed: that is rare, and the state of TLS is large.
 type Carrier = Either<Box<TlsStream<TcpStream>>, TcpStream>;
@@ -75,6 +76,13 @@ pub enum DialError {
     Answer { address: String, status: StatusCode, reason: String },
     #[error("WebSocket handshake with {address} failed")]
     WebSocket { address: String, source: Box<tungstenite::Error> },
+    #[error(
+        "the control plane at {address} does not answer the offer to compress as it should (pipeops.compression = false \
+         offers nothing)"
+    )]
+    Extensions { address: String, source: deflate::BadAnswer },
+    #[error("the answer of {address} to the WebSocket handshake")]
+    Answered { address: String, source: deflate::NoHead },
 }
 
 /// Opens WebSockets to one address of a control plane.
@@ -89,6 +97,7 @@ pub struct Dialer {
     trust: Option<Trust>,
     /// Of a proxy that speaks TLS.
     proxy_trust: Option<Trust>,
+    compression: bool,
 }
 
 /// One attempt's time.
@@ -135,6 +144,7 @@ impl Dialer {
             target,
             path,
             proxy,
+            compression: options.compression,
         })
     }
 
@@ -188,11 +198,36 @@ impl Dialer {
         config: WebSocketConfig,
     ) -> Result<Socket, DialError> {
         let request = self.upgrade_request(token)?;
-        match tokio_tungstenite::client_async_with_config(request, Timed::new(stream), Some(config)).await {
-            Ok((socket, _)) => Ok(socket),
+        // Timed below: what is compressed shows life as it comes, and not only when it is whole.
+        let stream = Timed::new(stream);
+        let stream = if self.compression { Deflated::offering(stream) } else { Deflated::plain(stream) };
+        match tokio_tungstenite::client_async_with_config(request, stream, Some(config)).await {
+            Ok((socket, response)) => self.settle(socket, &response, address, config),
             Err(tungstenite::Error::Http(response)) => Err(refusal(address, &response)),
             Err(source) => Err(DialError::WebSocket { address, source: Box::new(source) }),
         }
+    }
+
+    /// Whether messages are compressed is in the control plane's answer.
+    fn settle(
+        &self,
+        mut socket: Socket,
+        response: &tungstenite::handshake::client::Response,
+        address: String,
+        config: WebSocketConfig,
+    ) -> Result<Socket, DialError> {
+        let compressed = match deflate::accepted(response.headers(), self.compression) {
+            Ok(compressed) => compressed,
+            Err(source) => return Err(DialError::Extensions { address, source }),
+        };
+        let limit = compressed.then(|| config.max_message_size.unwrap_or(usize::MAX));
+        if let Err(source) = socket.get_mut().settle(limit) {
+            return Err(DialError::Answered { address, source });
+        }
+        if self.compression {
+            tracing::info!(address, compressed, "the control plane has answered the offer to compress");
+        }
+        Ok(socket)
     }
 
     fn upgrade_request(&self, token: &HeaderValue) -> Result<Request<()>, DialError> {
@@ -200,6 +235,9 @@ impl Dialer {
         let url = format!("{scheme}://{}{}", self.target.address(), self.path);
         let mut request = url.as_str().into_client_request().map_err(|_| DialError::Address { url: url.clone() })?;
         request.headers_mut().insert(header::AUTHORIZATION, token.clone());
+        if self.compression {
+            request.headers_mut().insert(header::SEC_WEBSOCKET_EXTENSIONS, deflate::OFFER);
+        }
         Ok(request)
     }
 }

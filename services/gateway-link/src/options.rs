@@ -37,6 +37,7 @@ impl runtime::Options for Options {
         ("PIPEOPS_TLS_KEY_FILE", "pipeops.tls.key_file"),
         ("PIPEOPS_TLS_PINS", "pipeops.tls.pins"),
         ("PIPEOPS_TLS_INSECURE_SKIP_VERIFY", "pipeops.tls.insecure_skip_verify"),
+        ("PIPEOPS_COMPRESSION", "pipeops.compression"),
         ("https_proxy", "pipeops.https_proxy"),
         ("HTTPS_PROXY", "pipeops.https_proxy"),
         ("PIPEOPS_HTTPS_PROXY", "pipeops.https_proxy"),
@@ -85,6 +86,10 @@ pub struct PipeOps {
     pub ping_interval: Duration,
     /// Without any sign of life for this long the link is given up.
     pub dead_after: Duration,
+    /// Compress text messages from 256 bytes on, if the control plane does too. It pays on a slow way, with a control plane
+    /// of the published protocol, whose messages carry what users send; with others text is a kilobyte each half minute.
+    /// What is compressed tells of itself by its length.
+    pub compression: bool,
 }
 
 impl Default for PipeOps {
@@ -101,6 +106,7 @@ impl Default for PipeOps {
             timeout: Duration::from_secs(30),
             ping_interval: Duration::from_secs(10),
             dead_after: Duration::from_secs(20),
+            compression: false,
         }
     }
 }

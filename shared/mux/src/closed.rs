@@ -1,5 +1,6 @@
 use std::{io, sync::Arc, time::Duration};
 
+use deflate::Violation;
 use tokio_tungstenite::tungstenite::{
     self,
     error::ProtocolError,
@@ -64,6 +65,15 @@ impl Closed {
         Some(CloseFrame { code, reason: Utf8Bytes::from_static(reason) })
     }
 
+    /// The layer that unpacks messages has no other way to say what the peer does.
+    fn of_connection(error: io::Error) -> Self {
+        match error.get_ref().and_then(|source| source.downcast_ref()) {
+            Some(violation @ Violation::TooBig { .. }) => Self::TooBig(violation.to_string()),
+            Some(violation) => Self::Protocol(Violation::to_string(violation)),
+            None => Self::Io(Arc::new(error)),
+        }
+    }
+
     pub(crate) fn by_peer(frame: Option<CloseFrame>) -> Self {
         match frame {
             Some(frame) => Self::Peer { code: frame.code.into(), reason: frame.reason.as_str().to_owned() },
@@ -75,7 +85,7 @@ impl Closed {
 impl From<tungstenite::Error> for Closed {
     fn from(error: tungstenite::Error) -> Self {
         match error {
-            tungstenite::Error::Io(error) => Self::Io(Arc::new(error)),
+            tungstenite::Error::Io(error) => Self::of_connection(error),
             tungstenite::Error::Capacity(error) => Self::TooBig(error.to_string()),
             tungstenite::Error::Utf8(_) => Self::NotUtf8,
             tungstenite::Error::ConnectionClosed

@@ -16,6 +16,7 @@ use crate::{
     closed::Closed,
     driver::Io,
     state::{Shared, lock},
+    timed::Pace,
 };
 
 #[derive(Debug)]
@@ -42,7 +43,7 @@ impl Closing {
 
     pub(crate) fn poll<S>(&mut self, cx: &mut Context<'_>, io: &mut Io<S>, shared: &Shared) -> Poll<Closed>
     where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: AsyncRead + AsyncWrite + Pace + Unpin + Send + 'static,
     {
         io.refuse_texts();
         let silent = matches!(self.why, Closed::Lost | Closed::Io(_) | Closed::Dead(_) | Closed::Dropped);
@@ -58,7 +59,7 @@ impl Closing {
     /// An error means that there is nobody left to close with.
     fn handshake<S>(&mut self, cx: &mut Context<'_>, io: &mut Io<S>, shared: &Shared) -> Result<Poll<()>, Closed>
     where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: AsyncRead + AsyncWrite + Pace + Unpin + Send + 'static,
     {
         loop {
             match self.stage {

@@ -26,7 +26,7 @@ use crate::{
     signals::{LINK, READ, TIMER, WRITE},
     state::{Shared, lock},
     stream::state::StreamState,
-    timed::Timed,
+    timed::Pace,
 };
 
 /// Rounds of reading and writing before other tasks get a turn.
@@ -36,10 +36,10 @@ const READS: usize = 8;
 
 /// Puts a link on `ws`. The caller spawns the [`Driver`] and keeps its handle; dropping the driver ends the link
 /// without a word to the peer. Use [`Config::websocket`] for the handshake of `ws`, and set `TCP_NODELAY` on its
-/// socket.
-pub fn start<S>(ws: WebSocketStream<Timed<S>>, role: Role, config: Config) -> (Link, Incoming, Driver<S>)
+/// socket. Below it there is a [`Timed`](crate::Timed).
+pub fn start<S>(ws: WebSocketStream<S>, role: Role, config: Config) -> (Link, Incoming, Driver<S>)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Pace + Unpin + Send + 'static,
 {
     let shared = Arc::new(Shared::new(role, &config));
     let signals = shared.signals.clone();
@@ -79,7 +79,7 @@ struct Wakers {
 
 /// The socket and what waits to be written to it.
 pub(crate) struct Io<S> {
-    pub(crate) ws: WebSocketStream<Timed<S>>,
+    pub(crate) ws: WebSocketStream<S>,
     texts: mpsc::Receiver<String>,
     /// Taken only while there are no texts.
     bulk: mpsc::Receiver<String>,
@@ -117,7 +117,7 @@ impl<S> fmt::Debug for Driver<S> {
 
 impl<S> Future for Driver<S>
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Pace + Unpin + Send + 'static,
 {
     type Output = Closed;
 
@@ -141,7 +141,7 @@ where
 
 impl<S> Driver<S>
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Pace + Unpin + Send + 'static,
 {
     fn rounds(&mut self, cx: &mut Context<'_>) -> Result<(), Closed> {
         let signals = self.shared.signals.clone();
@@ -307,7 +307,7 @@ where
 
 impl<S> Io<S>
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Pace + Unpin + Send + 'static,
 {
     /// When the peer last said or, while there is something for it, took something; the earlier of the two.
     fn last_progress(&self) -> Instant {

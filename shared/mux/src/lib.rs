@@ -47,6 +47,6 @@ pub use link::Link;
 pub use metrics::LinkMetrics;
 pub use stats::Stats;
 pub use stream::MuxStream;
-pub use timed::Timed;
+pub use timed::{Pace, Timed};
 pub use tokio_tungstenite::tungstenite::{Utf8Bytes, protocol::frame::coding::CloseCode};
 pub use unread::Unread;

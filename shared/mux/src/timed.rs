@@ -4,10 +4,19 @@ use std::{
     task::{Context, Poll},
 };
 
+use deflate::Deflated;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::Instant,
 };
+
+/// What a link goes by to tell whether its peer is still there.
+pub trait Pace {
+    /// When the last byte came.
+    fn heard(&self) -> Instant;
+    /// Since when the socket takes none.
+    fn stuck(&self) -> Option<Instant>;
+}
 
 /// A socket that knows when the last byte came, and since when it takes none. A link that is slow shows life by whatever
 /// moves (over TLS by each record), long before a whole message is through.
@@ -26,14 +35,6 @@ impl<S> Timed<S> {
         Self { inner, heard: Instant::now(), stuck: None, full: false }
     }
 
-    pub(crate) fn heard(&self) -> Instant {
-        self.heard
-    }
-
-    pub(crate) fn stuck(&self) -> Option<Instant> {
-        self.stuck
-    }
-
     /// That there is room proves nothing where the encryption below has a buffer of its own; that there is room again
     /// does.
     fn written(&mut self, outcome: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -44,6 +45,27 @@ impl<S> Timed<S> {
             self.stuck = None;
         }
         outcome
+    }
+}
+
+impl<S> Pace for Timed<S> {
+    fn heard(&self) -> Instant {
+        self.heard
+    }
+
+    fn stuck(&self) -> Option<Instant> {
+        self.stuck
+    }
+}
+
+/// The time is taken below it: a message that is compressed comes up at once, when its last byte has come.
+impl<S: Pace> Pace for Deflated<S> {
+    fn heard(&self) -> Instant {
+        self.get_ref().heard()
+    }
+
+    fn stuck(&self) -> Option<Instant> {
+        self.get_ref().stuck()
     }
 }
 

@@ -73,6 +73,7 @@ impl Chart {
                     "agent.pipeops.tls.pins[0]=sha256/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
                     "agent.pipeops.proxy.url=http://user:secret@proxy.example.com:3128",
                     "agent.pipeops.proxy.noProxy=.example.org",
+                    "agent.pipeops.compression=true",
                     "proxy-executor.rbac.bindings[0].group=developers",
                     "proxy-executor.rbac.bindings[0].clusterRole=view",
                     "proxy-executor.rbac.bindings[1].user=alice",

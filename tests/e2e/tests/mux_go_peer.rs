@@ -1,6 +1,8 @@
 //! `mux` and the multiplexer of the existing agent, hashicorp/yamux in Go, understand each other: either end in either, in each role.
 
 use anyhow::{Context, Result, bail, ensure};
+use bytes::Bytes;
+use deflate::Deflated;
 use futures::future::try_join_all;
 use lab::{Parts, Progress, until};
 use mux::{CloseCode, Closed, Config, Control, Link, MuxStream, OpenError, Role, Streams, Timed, Windows};
@@ -17,12 +19,21 @@ use tokio::{
     task::{JoinHandle, JoinSet},
     time::timeout,
 };
-use tokio_tungstenite::{accept_async_with_config, client_async_with_config};
+use tokio_tungstenite::{
+    WebSocketStream, accept_hdr_async, client_async_with_config,
+    tungstenite::{
+        client::IntoClientRequest,
+        handshake::server::{Request, Response},
+        protocol::Role as Side,
+    },
+};
 
 const SOON: Duration = Duration::from_secs(30);
 const MIB: usize = 1 << 20;
 /// More than the 256 streams either end leaves unacknowledged.
 const MANY: usize = 300;
+
+type Socket = WebSocketStream<Deflated<Timed<TcpStream>>>;
 
 /// Our end of a link, and the Go process that is the other.
 struct Ours {
@@ -41,29 +52,32 @@ impl Drop for Ours {
 }
 
 impl Ours {
-    async fn start(role: Role) -> Result<Self> {
+    async fn start(role: Role, compressed: bool) -> Result<Self> {
         let parts = Parts::only("yamux-peer", &Progress::slow_only()).await?;
         let mut command = Command::new(parts.path("yamux-peer")?);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
         let config = Config { ping_interval: Duration::from_millis(100), ..Config::default() };
-        let websocket = Some(config.websocket());
-        let (peer, (link, incoming, driver)) = match role {
+        let limit = compressed.then_some(config.max_message);
+        let last = compressed.then_some("compressed");
+        let (peer, socket) = match role {
             Role::Agent => {
-                let mut peer = command.arg("control-plane").spawn()?;
+                let mut peer = command.arg("control-plane").args(last).spawn()?;
                 let stdout = peer.stdout.take().context("no stdout")?;
                 let mut lines = BufReader::new(stdout).lines();
                 let port = lines.next_line().await?.context("the peer does not listen")?;
                 let tcp = TcpStream::connect(format!("127.0.0.1:{port}")).await?;
-                let url = format!("ws://127.0.0.1:{port}/");
-                (peer, mux::start(client_async_with_config(url, Timed::new(tcp), websocket).await?.0, role, config))
+                (peer, dial(format!("ws://127.0.0.1:{port}/"), Timed::new(tcp), &config, limit).await?)
             }
             Role::ControlPlane => {
                 let listener = TcpListener::bind("127.0.0.1:0").await?;
-                let peer = command.arg("agent").arg(format!("ws://{}/", listener.local_addr()?)).spawn()?;
+                let url = format!("ws://{}/", listener.local_addr()?);
+                let peer = command.arg("agent").arg(url).args(last).spawn()?;
                 let (tcp, _) = timeout(SOON, listener.accept()).await.context("the peer does not dial")??;
-                (peer, mux::start(accept_async_with_config(Timed::new(tcp), websocket).await?, role, config))
+                (peer, accept(Timed::new(tcp), &config, limit).await?)
             }
         };
+        ensure!(socket.get_ref().compresses() == compressed, "the ends do not agree about compression");
+        let (link, incoming, driver) = mux::start(socket, role, config);
         // What the peers of such a link agree on: hashicorp/yamux sends frames as large as the window.
         link.start_streams(Windows::Fixed);
         let mut serving = JoinSet::new();
@@ -127,6 +141,38 @@ impl Ours {
     }
 }
 
+/// As gateway-link does.
+async fn dial(url: String, tcp: Timed<TcpStream>, config: &Config, limit: Option<usize>) -> Result<Socket> {
+    let mut request = url.into_client_request()?;
+    let tcp = if limit.is_some() { Deflated::offering(tcp) } else { Deflated::plain(tcp) };
+    if limit.is_some() {
+        request.headers_mut().insert("sec-websocket-extensions", deflate::OFFER);
+    }
+    let (mut socket, response) = client_async_with_config(request, tcp, Some(config.websocket())).await?;
+    let accepted = deflate::accepted(response.headers(), limit.is_some())?;
+    socket.get_mut().settle(limit.filter(|_| accepted))?;
+    Ok(socket)
+}
+
+/// As the control plane does.
+#[expect(clippy::result_large_err, reason = "tungstenite's")]
+async fn accept(tcp: Timed<TcpStream>, config: &Config, limit: Option<usize>) -> Result<Socket> {
+    let mut accepted = None;
+    let socket = accept_hdr_async(tcp, |request: &Request, mut response: Response| {
+        accepted = limit.and_then(|_| deflate::accept(request.headers()));
+        if let Some(answer) = &accepted {
+            response.headers_mut().insert("sec-websocket-extensions", answer.clone());
+        }
+        Ok(response)
+    });
+    let tcp = socket.await?.into_inner();
+    let tcp = match limit.filter(|_| accepted.is_some()) {
+        Some(limit) => Deflated::accepted(tcp, Bytes::new(), limit),
+        None => Deflated::plain(tcp),
+    };
+    Ok(WebSocketStream::from_raw_socket(tcp, Side::Server, Some(config.websocket())).await)
+}
+
 /// What the Go end does with the streams it accepts.
 async fn serve(mut streams: Streams) -> Result<()> {
     let mut serving = JoinSet::new();
@@ -173,8 +219,13 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-async fn everything(role: Role) -> Result<()> {
-    let mut ours = Ours::start(role).await?;
+async fn everything(role: Role, compressed: bool) -> Result<()> {
+    let mut ours = Ours::start(role, compressed).await?;
+    // Long texts, there and back: it repeats what it does not know.
+    let word = "word".repeat(50_000);
+    ours.link.send(format!("{word} 1 0")).await?;
+    let said = ours.said().await.context("a long text")?;
+    ensure!(said.contains(&word), "{} bytes came back, not the right ones", said.len());
     // A mebibyte each way, in streams of either end.
     ours.ask("sum", MIB).await.context("our stream")?;
     ours.tell(&format!("ask 1 {MIB}")).await.context("the peer's stream")?;
@@ -233,10 +284,20 @@ async fn everything(role: Role) -> Result<()> {
 
 #[tokio::test]
 async fn our_agent_end_understands_a_control_plane_in_go() -> Result<()> {
-    everything(Role::Agent).await
+    everything(Role::Agent, false).await
 }
 
 #[tokio::test]
 async fn our_control_plane_end_understands_an_agent_in_go() -> Result<()> {
-    everything(Role::ControlPlane).await
+    everything(Role::ControlPlane, false).await
+}
+
+#[tokio::test]
+async fn our_agent_end_understands_a_control_plane_in_go_that_compresses() -> Result<()> {
+    everything(Role::Agent, true).await
+}
+
+#[tokio::test]
+async fn our_control_plane_end_understands_an_agent_in_go_that_compresses() -> Result<()> {
+    everything(Role::ControlPlane, true).await
 }

@@ -57,6 +57,7 @@ impl Server {
                 },
                 metrics: Arc::clone(&metrics),
                 certified_agents: false,
+                compression: true,
             }),
             agents: Arc::new(Agents {
                 clusters,

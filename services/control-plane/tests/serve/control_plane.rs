@@ -21,7 +21,7 @@ pub struct ControlPlane {
     // Killed when dropped.
     process: Child,
     log: Lines<BufReader<ChildStderr>>,
-    address: String,
+    pub address: String,
     monitor: String,
 }
 

@@ -10,6 +10,7 @@
 
 mod agents;
 mod certificates;
+mod compression;
 mod configs;
 mod control_plane;
 mod older;

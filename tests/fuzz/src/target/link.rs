@@ -238,7 +238,7 @@ impl Other {
         let near = WebSocketStream::from_raw_socket(Timed::new(near), WebSocketRole::Server, websocket).await;
         let far = WebSocketStream::from_raw_socket(Timed::new(far), WebSocketRole::Client, websocket).await;
         let mut drivers = JoinSet::new();
-        let mut end = |(link, incoming, driver): (Link, Incoming, Driver<DuplexStream>)| {
+        let mut end = |(link, incoming, driver): (Link, Incoming, Driver<Timed<DuplexStream>>)| {
             link.start_streams(Windows::Tuned);
             drivers.spawn(driver);
             (link, incoming)

@@ -3,6 +3,8 @@
 //	yamux-peer control-plane   listens on a port of its own and prints it; takes one agent
 //	yamux-peer agent URL       dials
 //
+// With "compressed" behind it, each message is compressed (permessage-deflate), if the other end wants that too.
+//
 // What an accepted stream asks for is its first line, see answer. What this end is to do by itself comes as a text message, see perform,
 // and is answered by one: "ok", or what went wrong.
 package main
@@ -32,23 +34,28 @@ func main() {
 	config.LogOutput = io.Discard
 	// A stream closed here and not there is reset after it.
 	config.StreamCloseTimeout = 200 * time.Millisecond
+	compressed := os.Args[len(os.Args)-1] == "compressed"
+	if compressed {
+		os.Args = os.Args[:len(os.Args)-1]
+	}
 	switch {
 	case len(os.Args) == 2 && os.Args[1] == "control-plane":
 		listener, err := net.Listen("tcp", "127.0.0.1:0")
 		check(err)
 		fmt.Println(listener.Addr().(*net.TCPAddr).Port)
 		check(http.Serve(listener, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			upgrader := websocket.Upgrader{}
+			upgrader := websocket.Upgrader{EnableCompression: compressed}
 			socket, err := upgrader.Upgrade(w, r, nil)
 			check(err)
 			run(socket, func(link *link) (*yamux.Session, error) { return yamux.Server(link, config) })
 		})))
 	case len(os.Args) == 3 && os.Args[1] == "agent":
-		socket, _, err := websocket.DefaultDialer.Dial(os.Args[2], nil)
+		dialer := websocket.Dialer{EnableCompression: compressed}
+		socket, _, err := dialer.Dial(os.Args[2], nil)
 		check(err)
 		run(socket, func(link *link) (*yamux.Session, error) { return yamux.Client(link, config) })
 	default:
-		log.Fatal("usage: yamux-peer control-plane | yamux-peer agent URL")
+		log.Fatal("usage: yamux-peer control-plane [compressed] | yamux-peer agent URL [compressed]")
 	}
 }
 

@@ -45,6 +45,9 @@ env:
   {{- with $proxy.noProxy }}
   PIPEOPS_NO_PROXY: {{ . | quote }}
   {{- end }}
+  {{- if $pipeops.compression }}
+  PIPEOPS_COMPRESSION: "true"
+  {{- end }}
   {{- if $tls.insecureSkipVerify }}
   PIPEOPS_TLS_INSECURE_SKIP_VERIFY: "true"
   {{- end }}

@@ -19,6 +19,8 @@ pub(crate) enum Grain {
     Lengths,
     /// yamux frames, behind two bytes for the test itself.
     Frames,
+    /// Frames of a WebSocket with little in them, behind two bytes as well.
+    Messages,
 }
 
 const VALUES: [&str; 24] = [
@@ -123,7 +125,7 @@ impl Mutator {
         }
         let at = match self.grain {
             // Where the last frame ends, more often than within one.
-            Grain::Frames if self.random.random_bool(0.7) => input.len(),
+            Grain::Frames | Grain::Messages if self.random.random_bool(0.7) => input.len(),
             _ => place(input.len(), &mut self.random),
         };
         input.splice(at..at, piece.iter().copied());
@@ -146,6 +148,7 @@ impl Mutator {
                 length.to_be_bytes().get(2..).unwrap_or_default().to_vec()
             }
             Grain::Frames => frame(random),
+            Grain::Messages => message(random),
         }
     }
 }
@@ -166,6 +169,24 @@ fn frame(random: &mut StdRng) -> Vec<u8> {
     bytes.extend(stream.to_be_bytes());
     bytes.extend(length.to_be_bytes());
     bytes.extend((0..body).map(|_| b'x'));
+    bytes
+}
+
+/// A frame of a WebSocket, of any kind: with what unpacks to "Hello", or any bytes.
+fn message(random: &mut StdRng) -> Vec<u8> {
+    const FIRST: [u8; 10] = [0xc1, 0xc2, 0x41, 0x42, 0x00, 0x80, 0x81, 0x01, 0x89, 0x40];
+    const HELLO: [u8; 7] = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
+    let masked = random.random_bool(0.5);
+    let mut payload = HELLO.to_vec();
+    if random.random_bool(0.3) {
+        payload = (0..random.random_range(0..40)).map(|_| random.random()).collect();
+    }
+    let length = u8::try_from(payload.len()).unwrap_or_default();
+    let mut bytes = vec![FIRST.choose(random).copied().unwrap_or_default(), length | if masked { 0x80 } else { 0 }];
+    if masked {
+        bytes.extend([0; 4]);
+    }
+    bytes.extend(payload);
     bytes
 }
 

@@ -1,6 +1,7 @@
 //! What reads the bytes of peers.
 
 mod config;
+mod frames;
 mod header;
 mod link;
 mod messages;
@@ -19,6 +20,8 @@ pub enum Target {
     StreamHeader,
     /// A link's other end: yamux, and the WebSocket below it
     Link,
+    /// Compressed messages below a link's WebSocket, whole and in pieces
+    CompressedFrames,
     /// What a cluster is to be configured as
     ClusterConfig,
 }
@@ -47,6 +50,7 @@ impl Target {
             Self::ControlMessage => "control-message",
             Self::StreamHeader => "stream-header",
             Self::Link => "link",
+            Self::CompressedFrames => "compressed-frames",
             Self::ClusterConfig => "cluster-config",
         }
     }
@@ -56,6 +60,7 @@ impl Target {
             Self::AgentMessage | Self::ControlMessage => Grain::Json(&messages::WORDS),
             Self::ClusterConfig => Grain::Json(&config::WORDS),
             Self::StreamHeader => Grain::Lengths,
+            Self::CompressedFrames => Grain::Messages,
             Self::Link => Grain::Frames,
         }
     }
@@ -68,6 +73,7 @@ impl Checker {
             Target::ControlMessage => Self::Plain(messages::control),
             Target::StreamHeader => Self::Plain(header::check),
             Target::ClusterConfig => Self::Plain(config::check),
+            Target::CompressedFrames => Self::Plain(frames::check),
             Target::Link => Self::Link(Box::new(link::Bench::new())),
         }
     }

@@ -39,6 +39,11 @@ fn whatever_a_peer_sends_ends_its_own_link_at_most() {
 }
 
 #[test]
+fn compressed_messages_are_the_same_however_they_are_cut() {
+    holds(Target::CompressedFrames, 20_000);
+}
+
+#[test]
 fn configurations_are_read_checked_and_written_alike() {
     holds(Target::ClusterConfig, 300_000);
 }

@@ -24,6 +24,7 @@ pub mod tcp;
 mod telemetry;
 pub mod tls;
 mod trace;
+pub mod udp;
 mod units;
 
 pub use config::{Args, ConfigError, load, settings_help};

@@ -83,6 +83,7 @@ impl Names {
             let any = |address: &SocketAddr| if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
             let local = addresses.first().map_or("0.0.0.0:0", any);
             let socket = UdpSocket::bind(local).await.map_err(|source| self.failed(target, source))?;
+            runtime::udp::widen(&socket);
             socket.connect(&*addresses).await.map_err(|source| self.failed(target, source))?;
             Ok(socket)
         };

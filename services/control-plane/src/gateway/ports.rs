@@ -147,7 +147,11 @@ pub async fn bind(options: &options::Gateway, record: &TunnelRecord, known: &Kno
 async fn listen(protocol: Transport, address: SocketAddr) -> io::Result<Bind> {
     Ok(match protocol {
         Transport::Tcp => Bind::Tcp(TcpListener::bind(address).await?),
-        Transport::Udp => Bind::Udp(UdpSocket::bind(address).await?),
+        Transport::Udp => {
+            let socket = UdpSocket::bind(address).await?;
+            runtime::udp::widen(&socket);
+            Bind::Udp(socket)
+        }
     })
 }
 

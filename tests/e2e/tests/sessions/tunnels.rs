@@ -102,7 +102,7 @@ pub async fn what_the_owner_does_not_allow_is_reset_and_the_log_says_why(lab: Ar
         let log = std::fs::read_to_string(lab.process("control-plane")?.log())?;
         let line = log.lines().find(|line| line.contains("is not served") && line.contains("kube-system/kube-dns:53"));
         let line = line.with_context(|| format!("the log does not say so:\n{log}"))?;
-        ensure!(line.contains("refused: kube-system/kube-dns:53"), "{line}");
+        ensure!(line.contains("kube-system/kube-dns:53 may not be reached"), "{line}");
         Ok(())
     })
     .await
@@ -125,25 +125,22 @@ pub async fn datagrams_keep_their_bounds_up_to_the_largest(lab: Arc<Lab>) -> Res
         anyhow::Ok(())
     })
     .await?;
-    let mut clients = JoinSet::new();
-    for client in 0..10_u8 {
-        clients.spawn(async move {
-            let socket = UdpSocket::bind("0.0.0.0:0").await?;
-            socket.connect(port).await?;
-            let mut buffer = vec![0; LARGEST + 1];
-            for length in [1, 512, 1_400, 9_000, 32_768, LARGEST] {
-                let datagram = vec![client; length];
-                socket.send(&datagram).await?;
-                let answer = timeout(SOON, socket.recv(&mut buffer))
-                    .await
-                    .with_context(|| format!("{length} bytes: no answer"))??;
-                ensure!(buffer.get(..answer) == Some(&datagram[..]), "{length} bytes: {answer} came back");
-            }
-            anyhow::Ok(())
-        });
+    let mut clients = Vec::new();
+    for _ in 0..10 {
+        let socket = UdpSocket::bind("0.0.0.0:0").await?;
+        socket.connect(port).await?;
+        clients.push(socket);
     }
-    while let Some(ended) = clients.join_next().await {
-        ended.context("a client's task ended early")??;
+    let mut buffer = vec![0; LARGEST + 1];
+    // One datagram at a time: the pod's socket has no room for ten of the largest.
+    for length in [1, 512, 1_400, 9_000, 32_768, LARGEST] {
+        for (client, socket) in (0_u8..).zip(&clients) {
+            let datagram = vec![client; length];
+            socket.send(&datagram).await?;
+            let answer = timeout(SOON, socket.recv(&mut buffer)).await;
+            let answer = answer.with_context(|| format!("{length} bytes of client {client}: no answer"))??;
+            ensure!(buffer.get(..answer) == Some(&datagram[..]), "{length} bytes: {answer} came back");
+        }
     }
     Ok(())
 }

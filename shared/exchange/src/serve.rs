@@ -53,10 +53,14 @@ fn plain(malformed: Malformed) -> Response<Vec<u8>> {
 const LINGER_BYTES: usize = 4 * 1024 * 1024;
 const LINGER: Duration = Duration::from_secs(2);
 
+/// How long a connection that is to end waits for a request that may be on its way.
+const LAST_REQUEST: Duration = Duration::from_millis(500);
+
 /// Serves HTTP/1.1 on `io` until the peer closes it, or until the service has put something into the slot and
 /// answered 101: then the transport and the slot's content are given back.
 ///
-/// When `stop` completes, the request under way is finished and then the connection ends. `io` is shut down after a
+/// When `stop` completes, the request under way is finished, or one that comes within half a second, and then the connection
+/// ends. `io` is shut down after a
 /// clean end and merely dropped after an error (the peer broke the protocol or went away, or a response body failed),
 /// so that transports which tell the two apart show a cut transfer as such. A client that closes, or ends its
 /// direction, before it has its response has gone: the service's future or the response body is dropped.
@@ -176,13 +180,15 @@ impl<T: Duplex> Server<T> {
     ) -> Result<Option<(Request<()>, crate::decode::Decoder)>, Error> {
         let mut reader = HeadReader::new(self.settings.max_head);
         let since = Instant::now();
-        let mut begun = None;
+        let (mut begun, mut lingering) = (None, None);
         let head = std::future::poll_fn(|cx| {
             if let Poll::Ready(head) = reader.poll(cx, &mut self.io, &mut self.input) {
                 return Poll::Ready(head);
             }
             if stop.poll(cx) && !reader.has_begun() {
-                return Poll::Ready(Ok(None));
+                // A request may be on its way: the peer learns with its answer that there will be no other.
+                let until = *lingering.get_or_insert_with(|| Instant::now() + LAST_REQUEST);
+                return if self.is_past(until, cx) { Poll::Ready(Ok(None)) } else { Poll::Pending };
             }
             let from = if reader.has_begun() {
                 Some(*begun.get_or_insert_with(|| if self.first { since } else { Instant::now() }))

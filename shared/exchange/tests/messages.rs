@@ -142,6 +142,24 @@ async fn trailers_end_where_everybody_sees_their_end() {
     ended.unwrap();
 }
 
+/// It was on its way when the server was told to stop.
+#[tokio::test]
+async fn a_request_that_comes_just_after_the_stop_is_answered_as_the_last() {
+    let (mut client, server) = tokio::io::duplex(1024);
+    let stop = std::future::ready(());
+    let serving = serve(Settings::default(), Socket::new(server), UpgradeSlot::<()>::new(), stop, answer);
+    let asking = async {
+        tokio::task::yield_now().await;
+        client.write_all(b"GET / HTTP/1.1\r\nhost: h\r\n\r\n").await.unwrap();
+        let mut said = Vec::new();
+        timeout(LIMIT, client.read_to_end(&mut said)).await.expect("no end").unwrap();
+        String::from_utf8(said).unwrap()
+    };
+    let (served, said) = tokio::join!(serving, asking);
+    served.unwrap();
+    assert!(said.contains("connection: close") && said.ends_with("hello"), "{said}");
+}
+
 #[tokio::test]
 async fn a_request_may_come_byte_by_byte() {
     let (mut client, _serving) = served(Settings::default(), 1);

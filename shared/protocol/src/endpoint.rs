@@ -41,6 +41,13 @@ pub const CLUSTER_PREFIX: &str = "/api/v1/clusters/agent/";
 /// tunnel's id is that tunnel.
 pub const TUNNELS: &str = "/api/v1/clusters/agent/{cluster}/tunnels";
 
+/// Routes of the agent's cluster: `POST` to one of these with one route, with all routes, and with a hostname.
+pub const ROUTES_REGISTER: &str = "/api/v1/gateway/routes/register";
+pub const ROUTES_SYNC: &str = "/api/v1/gateway/routes/sync";
+pub const ROUTES_UNREGISTER: &str = "/api/v1/gateway/routes/unregister";
+/// List of routes, for users and agents.
+pub const ROUTES: &str = "/api/v1/gateway/routes";
+
 /// What follows the cluster's name in a proxied path.
 pub const PROXY_SEGMENT: &str = "/proxy";
 

@@ -21,6 +21,7 @@ pub mod id;
 pub mod identity;
 pub mod mask;
 pub mod message;
+pub mod route;
 pub mod secret;
 pub mod status;
 pub mod stream;

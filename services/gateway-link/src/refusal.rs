@@ -5,8 +5,10 @@ use std::io;
 use std::time::Duration;
 
 use bus::OpenError;
+use http::HeaderValue;
 use mux::MuxStream;
 use protocol::Status;
+use protocol::identity::NO_ANSWER;
 use protocol::status::shows_no_status;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
@@ -32,7 +34,10 @@ pub async fn refuse(mut stream: MuxStream, to: &str, error: &OpenError, first: &
 
 /// `unread`: the client shows nobody the body.
 fn answer(to: &str, error: &OpenError, unread: bool) -> Vec<u8> {
-    let (head, body) = status(to, error).to_response(unread).into_parts();
+    let (mut head, body) = status(to, error).to_response(unread).into_parts();
+    if to != API_SERVER {
+        head.headers.insert(NO_ANSWER, HeaderValue::from_static("true"));
+    }
     let length = body.len();
     let mut answer =
         format!("HTTP/1.1 {}\r\ncontent-length: {length}\r\nconnection: close\r\n", head.status).into_bytes();
@@ -69,7 +74,16 @@ fn asks_what_shows_no_status(first: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::asks_what_shows_no_status;
+    use super::*;
+
+    #[test]
+    fn what_was_for_a_service_is_marked_as_an_answer_of_the_agent() {
+        let marked = |to: &str| {
+            let answer = answer(to, &OpenError::NoInstance, false);
+            String::from_utf8(answer).unwrap().contains("\r\nx-pipeops-no-answer: true\r\n")
+        };
+        assert!(marked("Service shop/web:80") && !marked(API_SERVER));
+    }
 
     #[test]
     fn questions_about_the_api_itself_are_known_by_their_first_bytes() {

@@ -127,6 +127,7 @@ impl Services {
             Ok(Reply::Response(mut response)) => {
                 watch.active.answered(response.status());
                 hop::strip_hop_by_hop(response.headers_mut());
+                response.headers_mut().remove(&identity::NO_ANSWER);
                 response.map(|body| watch.api(body))
             }
             Ok(Reply::Upgraded(response, upstream)) => {
@@ -143,6 +144,7 @@ impl Services {
                 *response.status_mut() = error.status();
                 let plain = HeaderValue::from_static("text/plain; charset=utf-8");
                 response.headers_mut().insert(header::CONTENT_TYPE, plain);
+                response.headers_mut().insert(identity::NO_ANSWER, HeaderValue::from_static("true"));
                 response
             }
         }

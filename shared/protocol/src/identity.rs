@@ -17,6 +17,9 @@ pub const GROUP: HeaderName = HeaderName::from_static("x-pipeops-group");
 /// The id under which this request appears in the audit records of both sides.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-pipeops-request-id");
 
+/// In the agent's answer where it speaks for a Service that gave none: the body says why, as text or as a `Status`.
+pub const NO_ANSWER: HeaderName = HeaderName::from_static("x-pipeops-no-answer");
+
 /// Longest name of a user or group, in bytes after decoding.
 pub const MAX_NAME: usize = 1024;
 

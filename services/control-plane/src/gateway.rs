@@ -12,6 +12,7 @@
 
 mod answering;
 pub mod api;
+pub mod callers;
 mod metrics;
 mod ports;
 mod reach;

@@ -27,6 +27,7 @@ mod revocable;
 mod route;
 mod service;
 mod session;
+mod site;
 mod stay;
 mod store;
 mod tls;

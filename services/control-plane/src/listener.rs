@@ -5,49 +5,34 @@ mod tests;
 
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use deflate::Deflated;
 use duplex::Socket;
 use exchange::{Settings, UpgradeSlot, Upgraded};
 use http::Request;
+use http_body_util::Either as Body;
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use mux::Timed;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::server::TlsStream;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::agent::Agents;
-use crate::auth::AgentToken;
-use crate::metrics::Metrics;
-use crate::proxy::RequestBody;
-use crate::reply;
-use crate::route::{Certified, Router, Upgrade};
-use crate::session::FAREWELL;
+use crate::site::{Client, Site, Stream};
 use crate::stay::{Stay, StayLimits};
 use crate::tls::Acceptor;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest head of a request, in bytes, in either version of HTTP.
 const MAX_HEAD: u32 = 128 * 1024;
-const SETTINGS: Settings = Settings {
-    keep_alive: true,
-    max_head: MAX_HEAD as usize,
-    head_timeout: Some(Duration::from_secs(30)),
-    date: true,
-    refusal: reply::refusal,
-};
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Unanswered pings end an HTTP/2 connection, with the watches on it.
 const H2_PING: Duration = Duration::from_secs(20);
 const H2_WINDOW: u32 = 1 << 20;
@@ -56,18 +41,14 @@ const H2_SEND_BUFFER: usize = 64 * 1024;
 /// Clients open another connection for more. The API server itself allows 100.
 const H2_STREAMS: u32 = 128;
 
-/// Boxed: the state of TLS is large, and each future that a connection passes through keeps a place for it.
-type Stream = Either<Box<TlsStream<TcpStream>>, TcpStream>;
 /// A connection after a 101.
-type UpgradedConnection = (Upgraded<Socket<Stream>>, Upgrade);
+type UpgradedConnection<S> = (Upgraded<Socket<Stream>>, <S as Site>::Upgrade);
 
 /// Takes connections until it is told to stop; tasks are owned by its tracker.
 #[derive(Debug)]
-pub struct Listener {
+pub struct Listener<S> {
     pub tls: Option<Arc<Acceptor>>,
-    pub router: Arc<Router>,
-    pub agents: Arc<Agents>,
-    pub metrics: Arc<Metrics>,
+    pub site: Arc<S>,
     pub max_connections: usize,
     pub stay: StayLimits,
     pub stop: CancellationToken,
@@ -76,7 +57,7 @@ pub struct Listener {
     pub tasks: TaskTracker,
 }
 
-impl Listener {
+impl<S: Site> Listener<S> {
     /// Returns when stopped; open connections go on in the tracker.
     pub async fn run(self: Arc<Self>, listener: TcpListener) {
         let places = Arc::new(Semaphore::new(self.max_connections));
@@ -99,11 +80,14 @@ impl Listener {
             };
             let this = Arc::clone(&self);
             self.tasks.spawn(async move {
-                let _counted = this.metrics.connection();
+                let _counted = this.site.connection();
                 // Boxed: a link lasts, and need not carry what requests before it took.
                 let connection = Box::pin(this.connection(tcp));
                 match this.cut.run_until_cancelled(connection).await {
-                    Some(Ok(Some(upgraded))) => Box::pin(this.upgraded(*upgraded)).await,
+                    Some(Ok(Some(upgraded))) => {
+                        let (client, upgrade) = *upgraded;
+                        Box::pin(this.site.upgraded(client, upgrade, &this.cut)).await;
+                    }
                     Some(Err(error)) => tracing::debug!(%error, "connection failed"),
                     Some(Ok(None)) | None => {}
                 }
@@ -113,7 +97,7 @@ impl Listener {
     }
 
     /// Serves requests to their end, or until one of them makes it something else.
-    async fn connection(&self, tcp: TcpStream) -> io::Result<Option<Box<UpgradedConnection>>> {
+    async fn connection(&self, tcp: TcpStream) -> io::Result<Option<Box<UpgradedConnection<S>>>> {
         runtime::tcp::tune(&tcp)?;
         let peer = tcp.peer_addr().ok();
         let stream = match &self.tls {
@@ -122,41 +106,46 @@ impl Listener {
                 let handshake = Box::pin(timeout(HANDSHAKE_TIMEOUT, acceptor.now().accept(tcp))).await;
                 let stream = handshake.map_err(|_| io::ErrorKind::TimedOut.into()).and_then(|done| done);
                 let stream = Box::new(stream.inspect_err(|error| {
-                    self.metrics.failed_handshakes.fetch_add(1, Relaxed);
+                    self.site.handshake_failed();
                     if is_of_a_certificate(error) {
                         tracing::warn!(%error, client = ?peer, "a client certificate is refused (tls.client_ca_file)");
                     }
                 })?);
                 if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-                    Box::pin(self.http2(stream)).await;
+                    Box::pin(self.http2(stream, peer)).await;
                     return Ok(None);
                 }
                 Either::Left(stream)
             }
             None => Either::Right(tcp),
         };
-        Ok(self.http1(stream).await.map(Box::new))
+        Ok(self.http1(stream, peer).await.map(Box::new))
     }
 
-    async fn http1(&self, stream: Stream) -> Option<UpgradedConnection> {
+    async fn http1(&self, stream: Stream, address: Option<SocketAddr>) -> Option<UpgradedConnection<S>> {
         let slot = UpgradeSlot::new();
         let (stay, stop) = (Stay::begin(self.stay), self.stop.child_token());
-        let certified = match &stream {
-            Either::Left(tls) => tls.get_ref().1.peer_certificates().is_some(),
-            Either::Right(_) => false,
+        let (tls, certified) = match &stream {
+            Either::Left(tls) => (true, tls.get_ref().1.peer_certificates().is_some()),
+            Either::Right(_) => (false, false),
         };
+        let client = Arc::new(Client { address, tls, certified, stay: Arc::clone(&stay) });
         let service = {
-            let (router, stay, slot) = (Arc::clone(&self.router), Arc::clone(&stay), slot.clone());
-            move |mut request: Request<exchange::Incoming>| {
-                if certified {
-                    request.extensions_mut().insert(Certified);
-                }
-                let (router, stay, slot) = (Arc::clone(&router), Arc::clone(&stay), slot.clone());
-                async move { router.route(request.map(RequestBody::Left), &stay, Some(&slot)).await }
+            let (site, slot) = (Arc::clone(&self.site), slot.clone());
+            move |request: Request<exchange::Incoming>| {
+                let (site, client, slot) = (Arc::clone(&site), Arc::clone(&client), slot.clone());
+                async move { site.answer(request.map(Body::Left), &client, Some(&slot)).await }
             }
         };
+        let settings = Settings {
+            keep_alive: true,
+            max_head: MAX_HEAD as usize,
+            head_timeout: Some(HEAD_TIMEOUT),
+            date: true,
+            refusal: S::REFUSAL,
+        };
         let served = tokio::select! {
-            served = exchange::serve(SETTINGS, Socket::new(stream), slot, stop.cancelled(), service) => served,
+            served = exchange::serve(settings, Socket::new(stream), slot, stop.cancelled(), service) => served,
             () = Box::pin(stay.overstayed(&stop)) => return None,
         };
         served.unwrap_or_else(|error| {
@@ -165,45 +154,15 @@ impl Listener {
         })
     }
 
-    async fn upgraded(&self, (client, upgrade): UpgradedConnection) {
-        match upgrade {
-            Upgrade::Session(session) => session.run(client, &self.cut).await,
-            Upgrade::Messages(session) => session.run(client, &self.cut).await,
-            Upgrade::Agent { token, compressed } => {
-                // It ends by itself once no session needs it any more.
-                let sessions_end = async {
-                    self.cut.cancelled().await;
-                    sleep(FAREWELL).await;
-                };
-                tokio::select! {
-                    () = Box::pin(self.link(client, token, compressed)) => {}
-                    () = sessions_end => {}
-                }
-            }
-        }
-    }
-
-    async fn link(&self, client: Upgraded<Socket<Stream>>, token: AgentToken, compressed: bool) {
-        let config = self.agents.config();
-        let (io, ahead) = (Timed::new(client.io.into_inner()), client.read_ahead);
-        let (io, ahead) = if compressed {
-            (Deflated::accepted(io, ahead, config.max_message), Vec::new())
-        } else {
-            (Deflated::plain(io), ahead.into())
-        };
-        let socket = WebSocketStream::from_partially_read(io, ahead, Role::Server, Some(config.websocket())).await;
-        self.agents.serve(socket, token, compressed).await;
-    }
-
-    async fn http2(&self, stream: Box<TlsStream<TcpStream>>) {
+    async fn http2(&self, stream: Box<TlsStream<TcpStream>>, address: Option<SocketAddr>) {
         let (stay, stop) = (Stay::begin(self.stay), self.stop.child_token());
-        let service = {
-            let (router, stay) = (Arc::clone(&self.router), Arc::clone(&stay));
-            service_fn(move |request: Request<hyper::body::Incoming>| {
-                let (router, stay) = (Arc::clone(&router), Arc::clone(&stay));
-                async move { Ok::<_, Infallible>(router.route(request.map(RequestBody::Right), &stay, None).await) }
-            })
-        };
+        let certified = stream.get_ref().1.peer_certificates().is_some();
+        let client = Arc::new(Client { address, tls: true, certified, stay: Arc::clone(&stay) });
+        let site = Arc::clone(&self.site);
+        let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+            let (site, client) = (Arc::clone(&site), Arc::clone(&client));
+            async move { Ok::<_, Infallible>(site.answer(request.map(Body::Right), &client, None).await) }
+        });
         let mut http = http2::Builder::new(Tracked(self.tasks.clone()));
         http.timer(TokioTimer::new())
             .keep_alive_interval(H2_PING)

@@ -44,7 +44,7 @@ use self::exchange::{Broken, Kind, Ticket};
 use self::table::{NoPlace, Table};
 use crate::metrics::Metrics;
 use crate::options;
-use crate::proxy::RequestBody;
+use crate::site::RequestBody;
 
 /// What an agent did that sent no token, and what to do about it.
 pub const NO_TOKEN: &str = "sent no k8s_service_token when it registered, without which nothing can be asked of the API \

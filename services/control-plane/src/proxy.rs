@@ -7,7 +7,7 @@ mod tests;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use exchange::{Incoming, Pool, PoolError, PoolLimits, Reply, Upgraded};
+use exchange::{Pool, PoolError, PoolLimits, Reply, Upgraded};
 use http::header::{self, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Request, Response, Uri};
@@ -27,9 +27,7 @@ use crate::reply::{ClusterBody, ResponseBody, Watch};
 use crate::revocable::Revocable;
 use crate::route::Upgrade;
 use crate::session::Session;
-
-/// A user's request body: over HTTP/1.1, or over HTTP/2.
-pub type RequestBody = Either<Incoming, hyper::body::Incoming>;
+use crate::site::RequestBody;
 
 const TRACEPARENT: header::HeaderName = header::HeaderName::from_static("traceparent");
 

@@ -56,13 +56,19 @@ struct ClusterList {
     clusters: Vec<ClusterView>,
 }
 
-pub fn router(tokens: Arc<Tokens>, clusters: Arc<Clusters>) -> Router {
+/// `more`: what others answer beside it.
+pub fn router(tokens: Arc<Tokens>, clusters: Arc<Clusters>, more: Router) -> Router {
     Router::new()
         .route(endpoint::CLUSTERS, get(list))
         .fallback(async |uri: axum::http::Uri| {
             failure(&Status::not_found(format!("there is nothing at {}", uri.path())))
         })
         .with_state(Api { tokens, clusters })
+        .merge(more)
+        .method_not_allowed_fallback(async |method: axum::http::Method, uri: axum::http::Uri| {
+            let message = format!("{method} is not what can be done with {}", uri.path());
+            failure(&Status::failure(405, "MethodNotAllowed", message))
+        })
 }
 
 async fn list(State(api): State<Api>, Extension(stay): Extension<Arc<Stay>>, headers: HeaderMap) -> Response {

@@ -2,19 +2,28 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
-use exchange::UpgradeSlot;
+use deflate::Deflated;
+use duplex::Socket;
+use exchange::{Malformed, UpgradeSlot, Upgraded};
 use http::{Request, Response, header};
+use mux::Timed;
 use protocol::{Status, endpoint, hop};
+use tokio::time::sleep;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
+use crate::agent::Agents;
 use crate::auth::{AgentToken, AgentTokens, Tokens};
 use crate::metrics::Metrics;
 use crate::older;
-use crate::proxy::{Proxy, RequestBody, Target};
-use crate::reply::{ResponseBody, Watch};
-use crate::session::Session;
-use crate::stay::Stay;
+use crate::proxy::{Proxy, Target};
+use crate::reply::{self, ResponseBody, Watch};
+use crate::session::{FAREWELL, Session};
+use crate::site::{Client, RequestBody, Site, Stream};
 use crate::websocket;
 
 /// What a connection becomes after a 101.
@@ -28,14 +37,11 @@ pub enum Upgrade {
     Agent { token: AgentToken, compressed: bool },
 }
 
-/// In the extensions of a request whose connection began with a client certificate that is trusted.
-#[derive(Clone, Copy, Debug)]
-pub struct Certified;
-
 #[derive(Debug)]
 pub struct Router {
     pub tokens: Arc<Tokens>,
     pub agent_tokens: Arc<AgentTokens>,
+    pub agents: Arc<Agents>,
     pub proxy: Proxy,
     pub rest: axum::Router,
     pub metrics: Arc<Metrics>,
@@ -45,17 +51,22 @@ pub struct Router {
     pub compression: bool,
 }
 
-impl Router {
-    /// `slot` is absent on HTTP/2, which has no upgrades.
-    pub async fn route(
+impl Site for Router {
+    type Body = ResponseBody;
+    type Upgrade = Upgrade;
+
+    const REFUSAL: fn(Malformed) -> Response<Vec<u8>> = reply::refusal;
+
+    async fn answer(
         &self,
         mut request: Request<RequestBody>,
-        stay: &Arc<Stay>,
+        client: &Client,
         slot: Option<&UpgradeSlot<Upgrade>>,
     ) -> Response<ResponseBody> {
+        let stay = &client.stay;
         let mut watch = Watch::begin(&self.metrics);
         if request.uri().path() == endpoint::AGENT_WS {
-            return match self.accept_agent(&request, slot).await {
+            return match self.accept_agent(&request, client, slot).await {
                 Ok(response) => watch.ours(response),
                 Err(status) => watch.status(&status, request.uri().path()),
             };
@@ -84,14 +95,55 @@ impl Router {
         self.proxy.forward(request, &token, watch, upgraded).await
     }
 
+    async fn upgraded(&self, client: Upgraded<Socket<Stream>>, upgrade: Upgrade, cut: &CancellationToken) {
+        match upgrade {
+            Upgrade::Session(session) => session.run(client, cut).await,
+            Upgrade::Messages(session) => session.run(client, cut).await,
+            Upgrade::Agent { token, compressed } => {
+                // It ends by itself once no session needs it any more.
+                let sessions_end = async {
+                    cut.cancelled().await;
+                    sleep(FAREWELL).await;
+                };
+                tokio::select! {
+                    () = Box::pin(self.link(client, token, compressed)) => {}
+                    () = sessions_end => {}
+                }
+            }
+        }
+    }
+
+    fn connection(&self) -> impl Send + 'static {
+        self.metrics.connection()
+    }
+
+    fn handshake_failed(&self) {
+        self.metrics.failed_handshakes.fetch_add(1, Relaxed);
+    }
+}
+
+impl Router {
+    async fn link(&self, client: Upgraded<Socket<Stream>>, token: AgentToken, compressed: bool) {
+        let config = self.agents.config();
+        let (io, ahead) = (Timed::new(client.io.into_inner()), client.read_ahead);
+        let (io, ahead) = if compressed {
+            (Deflated::accepted(io, ahead, config.max_message), Vec::new())
+        } else {
+            (Deflated::plain(io), ahead.into())
+        };
+        let socket = WebSocketStream::from_partially_read(io, ahead, Role::Server, Some(config.websocket())).await;
+        self.agents.serve(socket, token, compressed).await;
+    }
+
     /// Leaves the token in the slot: the link is served once the connection has become a WebSocket.
     async fn accept_agent(
         &self,
         request: &Request<RequestBody>,
+        client: &Client,
         slot: Option<&UpgradeSlot<Upgrade>>,
     ) -> Result<Response<axum::body::Body>, Box<Status>> {
         let token = self.agent_tokens.authenticate(request.headers()).await?;
-        if self.certified_agents && request.extensions().get::<Certified>().is_none() {
+        if self.certified_agents && !client.certified {
             tracing::warn!(
                 token = token.record.id,
                 "an agent is refused: it shows no client certificate (tls.client_ca_file)"

@@ -12,6 +12,7 @@ use crate::agent::Agents;
 use crate::auth::{AgentTokens, Tokens};
 use crate::clusters::{Clusters, Limits};
 use crate::configs::Configs;
+use crate::gateway::callers::Callers;
 use crate::gateway::{self, Gateway, Registry, TunnelMetrics};
 use crate::listener::Listener;
 use crate::metrics::Metrics;
@@ -69,25 +70,29 @@ pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<
         }),
         Arc::clone(&registry),
     );
-    let tunnels = gateway::api::router(gateway::api::Api {
+    let callers = Callers {
         tokens: Arc::clone(&tokens),
         agent_tokens: Arc::clone(&agent_tokens),
         clusters: Arc::clone(&clusters),
+    };
+    let tunnels = gateway::api::router(gateway::api::Api {
+        callers,
         registry: Arc::clone(&registry),
         states: gateway.states(),
         options: options.gateway.clone(),
     });
     let router = Arc::new(Router {
-        rest: rest::router(Arc::clone(&tokens), Arc::clone(&clusters)).merge(tunnels),
+        rest: rest::router(Arc::clone(&tokens), Arc::clone(&clusters), tunnels),
         tokens: Arc::clone(&tokens),
         agent_tokens,
+        agents: Arc::clone(&agents),
         proxy: Proxy {
             clusters,
             tracer: context.tracer.clone(),
             limits: Limits::from(&options.links),
             metrics: Arc::clone(&metrics),
         },
-        metrics: Arc::clone(&metrics),
+        metrics,
         certified_agents: options.tls.client_ca_file.is_some(),
         compression: options.links.compression,
     });
@@ -98,9 +103,7 @@ pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<
     listening.ready();
     let listener = Arc::new(Listener {
         tls,
-        router,
-        agents: Arc::clone(&agents),
-        metrics,
+        site: router,
         max_connections: options.max_connections,
         stay: StayLimits::default(),
         stop: context.shutdown.clone(),

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::{delete, get, post};
 use axum::{Extension, Json, Router};
 use bytes::Bytes;
@@ -14,16 +13,14 @@ use protocol::tunnel::{RejectedTunnel, TunnelSyncAnswer};
 use protocol::{ClusterId, Status, Tunnel, TunnelId, endpoint};
 use runtime::error_text;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::callers::{Answer, Callers, read, respond};
 use super::record::{Owner, TunnelRecord};
 use super::registry::Registry;
 use super::{States, shown};
-use crate::auth::{AgentTokens, Grant, Tokens};
-use crate::clusters::Clusters;
 use crate::options;
 use crate::stay::Stay;
 use crate::store::StoreError;
@@ -36,15 +33,11 @@ const MAX_BODY: usize = 4 << 20;
 /// What the endpoints need.
 #[derive(Clone, Debug)]
 pub struct Api {
-    pub tokens: Arc<Tokens>,
-    pub agent_tokens: Arc<AgentTokens>,
-    pub clusters: Arc<Clusters>,
+    pub callers: Callers,
     pub registry: Arc<Registry>,
     pub states: watch::Receiver<Arc<States>>,
     pub options: options::Gateway,
 }
-
-type Answer<T> = Result<T, Box<Status>>;
 
 /// As [`protocol::tunnel::TunnelSync`], with entries that may be anything.
 #[derive(Deserialize)]
@@ -70,16 +63,7 @@ async fn list(
     headers: HeaderMap,
 ) -> Response {
     let answer = async {
-        // An agent sees those of its cluster, a user those of the clusters it reaches.
-        let cluster = match api.agent(&cluster, &headers).await {
-            Ok(cluster) => cluster,
-            Err(refused) => match api.tokens.authenticate(&headers).await {
-                Ok(token) if !matches!(token.grant, Grant::Agent { .. }) => {
-                    api.clusters.reach(&token, &cluster)?.record().id.clone()
-                }
-                _ => return Err(refused),
-            },
-        };
+        let cluster = api.callers.readable(&cluster, &headers).await?.record().id.clone();
         let _authenticated = stay.authenticated();
         let (host, states) = (api.host(&headers), Arc::clone(&api.states.borrow()));
         let records = api.registry.of(&cluster);
@@ -97,7 +81,7 @@ async fn register(
     body: Bytes,
 ) -> Response {
     let answer = async {
-        let cluster = api.agent(&cluster, &headers).await?;
+        let cluster = api.callers.agent_of(&cluster, &headers).await?.record().id.clone();
         let _authenticated = stay.authenticated();
         let tunnel: Tunnel = read(&body)?;
         let before = api.registry.of(&cluster);
@@ -126,7 +110,7 @@ async fn sync(
     body: Bytes,
 ) -> Response {
     let answer = async {
-        let cluster = api.agent(&cluster, &headers).await?;
+        let cluster = api.callers.agent_of(&cluster, &headers).await?.record().id.clone();
         let _authenticated = stay.authenticated();
         let asked = read::<Sync>(&body)?.tunnels.unwrap_or_default();
         let before = api.registry.of(&cluster);
@@ -173,7 +157,7 @@ async fn unregister(
     headers: HeaderMap,
 ) -> Response {
     let answer = async {
-        let cluster = api.agent(&cluster, &headers).await?;
+        let cluster = api.callers.agent_of(&cluster, &headers).await?.record().id.clone();
         let _authenticated = stay.authenticated();
         let missing = || Box::new(Status::not_found(format!("there is no tunnel {tunnel:?} in this cluster")));
         let records = api.registry.of(&cluster);
@@ -190,25 +174,6 @@ async fn unregister(
 const OPERATORS: &str = "a tunnel of that id was made by whoever runs the control plane, who alone can change it";
 
 impl Api {
-    /// The cluster of the agent that asks, which is the one that it asks for.
-    async fn agent(&self, cluster: &str, headers: &HeaderMap) -> Answer<ClusterId> {
-        let token = self.agent_tokens.authenticate(headers).await?;
-        let Grant::Agent { cluster: own } = &token.record.grant else {
-            return Err(Box::new(Status::forbidden("tunnels are registered by agents, with an agent's token")));
-        };
-        let found = self.clusters.find(own);
-        let found = found.ok_or_else(|| {
-            Box::new(Status::not_found(format!("cluster {own:?} has not registered yet: its agent connects first")))
-        })?;
-        let record = found.record();
-        if cluster != record.name && cluster != record.id.as_str() {
-            return Err(Box::new(Status::forbidden(format!(
-                "this token is not that of the agent of cluster {cluster:?}"
-            ))));
-        }
-        Ok(record.id.clone())
-    }
-
     /// The record of a tunnel that an agent asks for; what it has of before stays. An error says why there is none.
     fn plan(&self, cluster: &ClusterId, tunnel: Tunnel, before: &[Arc<TunnelRecord>]) -> Result<TunnelRecord, String> {
         tunnel.check().map_err(|error| error_text(&error))?;
@@ -276,13 +241,4 @@ impl Api {
         let authority = host.parse::<http::uri::Authority>().ok();
         authority.map_or_else(String::new, |authority| authority.host().trim_matches(['[', ']']).to_owned())
     }
-}
-
-fn read<T: DeserializeOwned>(body: &[u8]) -> Answer<T> {
-    serde_json::from_slice(body)
-        .map_err(|error| Box::new(Status::bad_request(format!("the body is not usable: {error}"))))
-}
-
-fn respond<T: IntoResponse>(answer: Answer<T>) -> Response {
-    answer.map_or_else(|status| status.to_response(false).map(Body::from), IntoResponse::into_response)
 }

@@ -14,11 +14,14 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
+use crate::agent::Agents;
 use crate::auth::{AgentTokens, Grant, Tokens};
 use crate::clusters::{Clusters, Limits};
 use crate::configs::Configs;
+use crate::metrics::Metrics;
 use crate::options;
 use crate::proxy::Proxy;
+use crate::route::Router;
 use crate::store::Folder;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -45,8 +48,8 @@ impl Server {
         let metrics = Arc::new(Metrics::default());
         let listener = Arc::new(Listener {
             tls: Some(tls.acceptor),
-            router: Arc::new(Router {
-                rest: crate::rest::router(Arc::clone(&tokens), Arc::clone(&clusters)),
+            site: Arc::new(Router {
+                rest: crate::rest::router(Arc::clone(&tokens), Arc::clone(&clusters), axum::Router::new()),
                 tokens,
                 agent_tokens: Arc::clone(&agent_tokens),
                 proxy: Proxy {
@@ -55,22 +58,21 @@ impl Server {
                     limits: Limits::default(),
                     metrics: Arc::clone(&metrics),
                 },
-                metrics: Arc::clone(&metrics),
+                agents: Arc::new(Agents {
+                    clusters,
+                    tokens: agent_tokens,
+                    configs,
+                    metrics: Arc::clone(&metrics),
+                    link_metrics: mux::LinkMetrics::register(&opentelemetry::global::meter("test"), "test"),
+                    options: options::Links::default(),
+                    unread: Arc::default(),
+                    budget: mux::Budget::limited(1 << 20),
+                    shutdown: CancellationToken::new(),
+                }),
+                metrics,
                 certified_agents: false,
                 compression: true,
             }),
-            agents: Arc::new(Agents {
-                clusters,
-                tokens: agent_tokens,
-                configs,
-                metrics: Arc::clone(&metrics),
-                link_metrics: mux::LinkMetrics::register(&opentelemetry::global::meter("test"), "test"),
-                options: options::Links::default(),
-                unread: Arc::default(),
-                budget: mux::Budget::limited(1 << 20),
-                shutdown: CancellationToken::new(),
-            }),
-            metrics,
             max_connections: 16,
             stay: StayLimits {
                 unknown: Duration::from_millis(200),
@@ -220,6 +222,6 @@ fn the_task_of_a_connection_is_small() {
     fn size<A, B, F>(_: fn(A, B) -> F) -> usize {
         size_of::<F>()
     }
-    let size = size::<&Listener, _, _>(Listener::connection);
+    let size = size::<&Listener<Router>, _, _>(Listener::connection);
     assert!(size <= 3072, "{size} bytes");
 }

@@ -17,7 +17,7 @@ use protocol::{Status, User, hop, identity};
 use super::answer::{self, Body};
 use super::exchange::{Broken, Kind, Said};
 use super::{NO_TOKEN, Shared};
-use crate::proxy::RequestBody;
+use crate::site::RequestBody;
 
 const IMPERSONATE_USER: HeaderName = HeaderName::from_static("impersonate-user");
 const IMPERSONATE_GROUP: HeaderName = HeaderName::from_static("impersonate-group");

@@ -25,7 +25,7 @@ use super::bridged::{self, Bridged};
 use super::channels::{Channels, Subprotocol};
 use super::exchange::{Broken, Kind, Said, Ticket};
 use super::request::{check_path, with_identity};
-use crate::proxy::RequestBody;
+use crate::site::RequestBody;
 use crate::websocket;
 
 const READ_BUFFER: usize = 8 * 1024;

@@ -24,7 +24,7 @@ async fn a_list_shows_what_the_token_reaches_and_nothing_else() {
     for name in ["a", "b", "c"] {
         clusters.register(name, &AgentId::new("agent").unwrap()).await.unwrap();
     }
-    let router = router(Arc::clone(&tokens), clusters);
+    let router = router(Arc::clone(&tokens), clusters, axum::Router::new());
     let cases: [(Option<&[&str]>, &[&str]); 4] = [
         (None, &["a", "b", "c"]),
         (Some(&["b", "planned"]), &["b"]),

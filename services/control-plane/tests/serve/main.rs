@@ -13,6 +13,7 @@ mod certificates;
 mod compression;
 mod configs;
 mod control_plane;
+mod linked;
 mod older;
 mod registration;
 mod tokens;

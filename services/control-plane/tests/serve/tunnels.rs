@@ -4,17 +4,15 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use mux::{ControlFrame, Incoming, Link, MuxStream, Role, Timed, Windows};
-use protocol::{StreamAnswer, StreamHeader, StreamKind};
+use protocol::{StreamAnswer, StreamKind};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::process::Command;
-use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 use crate::control_plane::{ControlPlane, SOON, ask, ca, token};
+use crate::linked::Agent;
 
 /// Code, stdout and stderr of `control-plane tunnel ...`.
 async fn tunnel(data: &Path, args: &[&str]) -> (Option<i32>, String, String) {
@@ -30,67 +28,6 @@ pub async fn port(data: &Path, args: &[&str]) -> SocketAddr {
     assert_eq!(code, Some(0), "{error}");
     let port = said.split(" port ").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap();
     SocketAddr::from(([127, 0, 0, 1], port.parse().unwrap()))
-}
-
-/// An agent whose link carries streams.
-struct Agent {
-    link: Link,
-    incoming: Incoming,
-    _driving: JoinSet<()>,
-}
-
-impl Agent {
-    async fn connect(server: &ControlPlane, data: &Path, secret: &str, capabilities: &[&str]) -> Self {
-        let mut request = "wss://localhost/api/v1/clusters/agent/ws".into_client_request().unwrap();
-        request.headers_mut().insert("authorization", format!("Bearer {secret}").parse().unwrap());
-        let stream = Timed::new(server.connect(&ca(data)).await.unwrap());
-        let socket = tokio_tungstenite::client_async(request, stream).await.unwrap().0;
-        let (link, incoming, driver) = mux::start(socket, Role::Agent, mux::Config::default());
-        let mut driving = JoinSet::new();
-        driving.spawn(async move {
-            driver.await;
-        });
-        let mut agent = Self { link, incoming, _driving: driving };
-        agent.say("register", json!({"agent_id": "a", "capabilities": capabilities, "k8s_service_token": "t"})).await;
-        agent.hear("gateway_hello").await;
-        agent.link.start_streams(if capabilities.is_empty() { Windows::Fixed } else { Windows::Tuned });
-        agent.say("gateway_hello_ack", json!({"use_yamux": true})).await;
-        agent.say("ping", json!({})).await;
-        agent.hear("pong").await;
-        agent
-    }
-
-    async fn say(&self, kind: &str, payload: Value) {
-        let message = json!({"type": kind, "payload": payload, "timestamp": "2026-01-01T00:00:00Z"});
-        self.link.send(message.to_string()).await.unwrap();
-    }
-
-    async fn hear(&mut self, kind: &str) -> Value {
-        let heard = timeout(SOON, async {
-            loop {
-                let frame = self.incoming.control.recv().await.expect("the link ends");
-                let Some(text) = ControlFrame::as_text(&frame) else { continue };
-                let mut message: Value = serde_json::from_str(text).unwrap();
-                if message["type"] == kind {
-                    return message["payload"].take();
-                }
-            }
-        });
-        heard.await.unwrap_or_else(|_| panic!("no {kind}"))
-    }
-
-    /// The next stream of the control plane, and its header.
-    async fn stream(&mut self) -> (StreamHeader, MuxStream) {
-        let mut stream = timeout(SOON, self.incoming.streams.recv()).await.expect("no stream").unwrap();
-        let mut bytes = Vec::new();
-        loop {
-            // Byte by byte: what follows the header stays.
-            bytes.push(timeout(SOON, stream.read_u8()).await.expect("no header").unwrap());
-            if let Some((header, _)) = StreamHeader::decode(&bytes).unwrap() {
-                return (header, stream);
-            }
-        }
-    }
 }
 
 async fn read<R: tokio::io::AsyncRead + Unpin>(stream: &mut R, length: usize) -> Vec<u8> {
@@ -281,7 +218,7 @@ fn entry(id: &str, more: Value) -> Value {
 
 #[tokio::test]
 async fn an_agent_registers_what_its_cluster_has_and_nothing_of_another() {
-    let (place, server, secret) = stage().await;
+    let (place, mut server, secret) = stage().await;
     let (data, ca) = (place.path(), ca(place.path()));
     let user = token(data, &["create", "--user", "ana", "--cluster", "prod"]).await;
     let stranger = token(data, &["create", "--user", "bob", "--cluster", "other"]).await;
@@ -348,7 +285,8 @@ async fn an_agent_registers_what_its_cluster_has_and_nothing_of_another() {
     // A port stays its tunnel's across a restart.
     drop((agent, connection));
     server.terminate().await;
-    drop(server);
+    // Its port is free once it has ended.
+    while server.line().await.is_some() {}
     let server = ControlPlane::start(data, &[]).await;
     let mut connection = server.connect(&ca).await.unwrap();
     let (_, list) = ask(&mut connection, "GET", &of(""), &user, &Value::Null).await;

@@ -423,7 +423,7 @@ impl Registered<'_> {
             );
             let token = self.register.k8s_service_token.clone();
             let older = OlderLink::new(link.clone(), token, &self.agents.budget, &self.agents.metrics, options);
-            AgentLink::older(agent, link, older, &self.leaving)
+            AgentLink::older(agent, link, older, options.max_idle_streams, &self.leaving)
         };
         let live = Arc::new(live);
         let shares = live.messages().is_none() && self.shares(capability::LINKS_N);

@@ -15,7 +15,7 @@ use exchange::{Pool, PoolLimits};
 use jiff::Timestamp;
 use mux::MuxStream;
 use protocol::message::HeartbeatMetadata;
-use protocol::{AgentId, ClusterId, ConfigAck};
+use protocol::{AgentId, ClusterId, ConfigAck, Target};
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
@@ -94,6 +94,9 @@ pub struct AgentLink {
     pub agent_id: AgentId,
     pub link: mux::Link,
     pub carrier: Carrier,
+    /// Idle streams that lead to Services.
+    services: Mutex<HashMap<Target, Arc<Pool<MuxStream>>>>,
+    limits: PoolLimits,
     /// Cancelled when the agent asks for no new streams.
     leaving: CancellationToken,
     /// Cancelled with it, and when the control plane is about to end the link.
@@ -115,19 +118,45 @@ const STREAM_IDLE: Duration = Duration::from_secs(60);
 impl AgentLink {
     pub fn new(agent_id: AgentId, link: mux::Link, max_idle: usize, leaving: &CancellationToken) -> Self {
         let limits = PoolLimits { max_idle, idle_timeout: STREAM_IDLE };
-        Self::carrying(agent_id, link, Carrier::Streams(Pool::new(limits)), leaving)
+        Self::carrying(agent_id, link, Carrier::Streams(Pool::new(limits)), limits, leaving)
     }
 
     /// Of an agent that speaks only the older protocol.
-    pub fn older(agent_id: AgentId, link: mux::Link, older: OlderLink, leaving: &CancellationToken) -> Self {
-        Self::carrying(agent_id, link, Carrier::Messages(older), leaving)
+    pub fn older(
+        agent_id: AgentId,
+        link: mux::Link,
+        older: OlderLink,
+        max_idle: usize,
+        leaving: &CancellationToken,
+    ) -> Self {
+        let limits = PoolLimits { max_idle, idle_timeout: STREAM_IDLE };
+        Self::carrying(agent_id, link, Carrier::Messages(older), limits, leaving)
     }
 
-    fn carrying(agent_id: AgentId, link: mux::Link, carrier: Carrier, leaving: &CancellationToken) -> Self {
-        Self { agent_id, link, carrier, leaving: leaving.clone(), ending: leaving.child_token() }
+    fn carrying(
+        agent_id: AgentId,
+        link: mux::Link,
+        carrier: Carrier,
+        limits: PoolLimits,
+        leaving: &CancellationToken,
+    ) -> Self {
+        let (leaving, ending) = (leaving.clone(), leaving.child_token());
+        Self { agent_id, link, carrier, services: Mutex::default(), limits, leaving, ending }
     }
 
-    /// Its idle streams, if it carries any.
+    /// Its idle streams to that Service, if it carries any: those of the older protocol lead to its port.
+    pub fn service(&self, target: &Target) -> Option<Arc<Pool<MuxStream>>> {
+        if self.streams().is_none() && !self.link.carries_streams() {
+            return None;
+        }
+        let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pool) = services.get(target) {
+            return Some(Arc::clone(pool));
+        }
+        Some(Arc::clone(services.entry(target.clone()).or_insert_with(|| Pool::new(self.limits))))
+    }
+
+    /// Its idle streams to the API server, if it carries any.
     pub fn streams(&self) -> Option<&Arc<Pool<MuxStream>>> {
         match &self.carrier {
             Carrier::Streams(streams) => Some(streams),
@@ -145,6 +174,15 @@ impl AgentLink {
 
     /// Ends the streams that are idle: all of them, or those that have been so for long.
     pub fn tidy(&self, all: bool) {
+        self.services.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, pool| {
+            if all {
+                pool.clear()
+            } else {
+                pool.sweep()
+            }
+            // A request that is under way keeps its pool.
+            pool.idle() > 0 || Arc::strong_count(pool) > 1
+        });
         match self.streams() {
             Some(streams) if all => streams.clear(),
             Some(streams) => streams.sweep(),

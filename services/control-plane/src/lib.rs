@@ -14,6 +14,7 @@ mod auth;
 pub mod cli;
 mod clusters;
 mod configs;
+mod dispatch;
 mod events;
 mod gateway;
 mod listener;

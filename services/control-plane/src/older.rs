@@ -33,7 +33,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Response};
 use mux::Budget;
 use protocol::message::proxied::{ProxyCommand, ProxyReply};
-use protocol::{Envelope, RequestId, Secret, Status, User};
+use protocol::{Envelope, RequestId, Secret, Status, Target, User};
 use tokio::task::JoinSet;
 
 pub use answer::Body;
@@ -41,6 +41,7 @@ pub use bridged::Bridged;
 pub use tunnel::{Client, NoTunnel};
 
 use self::exchange::{Broken, Kind, Ticket};
+use self::request::Recipient;
 use self::table::{NoPlace, Table};
 use crate::metrics::Metrics;
 use crate::options;
@@ -137,7 +138,17 @@ impl OlderLink {
         request: Request<RequestBody>,
         user: &User,
     ) -> Result<Response<Body>, Box<Status>> {
-        request::send(&self.shared, cluster, request, user).await
+        request::send(&self.shared, cluster, request, Recipient::ApiServer(user)).await
+    }
+
+    /// Answers `request` from a Service of the cluster.
+    pub async fn service_request(
+        &self,
+        cluster: &str,
+        request: Request<RequestBody>,
+        target: &Target,
+    ) -> Result<Response<Body>, Box<Status>> {
+        request::send(&self.shared, cluster, request, Recipient::Service(target)).await
     }
 
     /// Makes a WebSocket of `request`: what to answer, and its other half.

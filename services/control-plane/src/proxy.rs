@@ -1,25 +1,21 @@
 //! The path of a user's request to a cluster: who may go where, and a stream to go on. What the request does is for
 //! the cluster to judge.
 
-#[cfg(test)]
-mod tests;
+use std::sync::Arc;
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-
-use exchange::{Pool, PoolError, PoolLimits, Reply, Upgraded};
+use exchange::{Reply, Upgraded};
 use http::header::{self, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Request, Response, Uri};
 use http_body::Body as _;
 use http_body_util::Either;
 use mux::MuxStream;
-use protocol::{Status, StreamHeader, StreamId, TraceParent, hop, identity};
+use protocol::{Status, TraceParent, hop, identity};
 use runtime::{SpanKind, Tracer};
-use tokio::io::AsyncWriteExt;
 
 use crate::auth::{Grant, TokenRecord};
 use crate::clusters::{AgentLink, Carrier, Cluster, Clusters, Limits, Place};
+use crate::dispatch::{self, Destination, NoAnswer, StreamTrace};
 use crate::events::Events;
 use crate::metrics::Metrics;
 use crate::older::{self, OlderLink};
@@ -122,14 +118,14 @@ impl Proxy {
                 let websocket = hop::upgrades_to_websocket(response.headers());
                 upgraded(Upgrade::Session(Session {
                     cluster,
-                    token: Arc::clone(token),
+                    token: Some(Arc::clone(token)),
                     websocket,
                     place: Some(place),
                 }));
                 watch.ours(response.map(|()| axum::body::Body::empty()))
             }
             Ok(Answered { answer: Answer::Messages(response, cluster), place, .. }) => {
-                let session = Session { cluster, token: Arc::clone(token), websocket: true, place: Some(place) };
+                let session = Session { cluster, token: Some(Arc::clone(token)), websocket: true, place: Some(place) };
                 upgraded(Upgrade::Messages(session));
                 watch.ours(response.map(|()| axum::body::Body::empty()))
             }
@@ -155,7 +151,16 @@ impl Proxy {
         let request = prepare(request, rest, token, trace)?;
         let link = cluster.pick(&[]).ok_or_else(|| Box::new(Status::unavailable(cluster.why_unreachable())))?;
         let (answer, link) = match &link.carrier {
-            Carrier::Streams(streams) => send(&cluster, &link, streams, request, trace).await?,
+            Carrier::Streams(_) => {
+                let stream = StreamTrace { own: trace.recorded, traceparent: trace.of_stream() };
+                let sent = dispatch::send(&cluster, &link, Destination::ApiServer, request, stream).await;
+                let (reply, link) = sent.map_err(|error| no_answer(&cluster, error))?;
+                let answer = match reply {
+                    Reply::Response(response) => Answer::Response(response.map(Either::Left)),
+                    Reply::Upgraded(response, upgraded) => Answer::Stream(response, upgraded),
+                };
+                (answer, link)
+            }
             Carrier::Messages(older) => (send_older(&cluster, older, request, token).await?, link),
         };
         Ok(Answered { answer, link, place })
@@ -215,101 +220,16 @@ async fn send_older(
     Ok(Answer::Response(response.map(Either::Right)))
 }
 
-/// Over `link`, or over another one as long as nothing was sent. Gives the one that it was.
-async fn send(
-    cluster: &Cluster,
-    link: &Arc<AgentLink>,
-    streams: &Arc<Pool<MuxStream>>,
-    request: Request<RequestBody>,
-    trace: Trace,
-) -> Result<(Answer, Arc<AgentLink>), Box<Status>> {
-    // A traced request gets a stream of its own, because the hops between see only the stream's header.
-    let own = trace.recorded.then(|| Pool::new(PoolLimits { max_idle: 0, idle_timeout: Duration::ZERO }));
-    let pool = own.as_ref().unwrap_or(streams);
+/// What a user is told who gets no answer from that cluster.
+fn no_answer(cluster: &Cluster, error: NoAnswer) -> Box<Status> {
     let name = cluster.record().name.clone();
-    let tried = Mutex::new(Vec::new());
-    let sent = pool.send(request, || connect(cluster, link, &tried, trace, own.as_ref())).await;
-    let reply = sent.map_err(|error| match error {
-        PoolError::Connect(error) => {
+    match error {
+        NoAnswer::Open(error) => {
             Box::new(Status::unavailable(format!("cannot open a stream to cluster {name:?}: {error}")))
         }
-        PoolError::Closed => Box::new(Status::unavailable(format!("the link to cluster {name:?} was lost"))),
-        PoolError::Failed(error) => broken(&name, &error),
-    })?;
-    let used = tried.into_inner().unwrap_or_else(PoisonError::into_inner).pop();
-    let answer = match reply {
-        Reply::Response(response) => Answer::Response(response.map(Either::Left)),
-        Reply::Upgraded(response, upgraded) => Answer::Stream(response, upgraded),
-    };
-    Ok((answer, used.unwrap_or_else(|| Arc::clone(link))))
-}
-
-#[derive(Debug, thiserror::Error)]
-enum StreamError {
-    #[error(transparent)]
-    Open(#[from] mux::OpenError),
-    #[error(transparent)]
-    Header(#[from] std::io::Error),
-    #[error("no id for the stream: {0}")]
-    Id(#[from] protocol::InvalidId),
-    #[error("the agent has been replaced by one without streams")]
-    NoStreams,
-}
-
-/// A stream of `first`, or of one that was not tried yet, and the pool for when it is idle. One whose agent has yet to
-/// take earlier streams is waited for only when no other can open one. The last one tried is used.
-async fn connect(
-    cluster: &Cluster,
-    first: &Arc<AgentLink>,
-    tried: &Mutex<Vec<Arc<AgentLink>>>,
-    trace: Trace,
-    own: Option<&Arc<Pool<MuxStream>>>,
-) -> Result<(MuxStream, Arc<Pool<MuxStream>>), StreamError> {
-    let try_it = |link: &Arc<AgentLink>| tried.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(link));
-    let next = || {
-        let tried = tried.lock().unwrap_or_else(PoisonError::into_inner);
-        if tried.is_empty() { Some(Arc::clone(first)) } else { cluster.pick(&tried) }
-    };
-    let pool = |streams: &Arc<Pool<MuxStream>>| Arc::clone(own.unwrap_or(streams));
-    let mut failed = None;
-    let mut busy = Vec::new();
-    // Where there is one link only, it is tried again.
-    let mut link = Some(next().unwrap_or_else(|| Arc::clone(first)));
-    while let Some(trying) = link {
-        try_it(&trying);
-        let opened = match trying.streams() {
-            Some(streams) => trying.link.try_open().map(|stream| (stream, streams)).map_err(StreamError::from),
-            None => Err(StreamError::NoStreams),
-        };
-        match opened {
-            Ok((Some(stream), streams)) => match begin(stream, trace.of_stream()).await {
-                Ok(stream) => return Ok((stream, pool(streams))),
-                Err(error) => failed = Some(error),
-            },
-            Ok((None, streams)) => busy.push((Arc::clone(&trying), Arc::clone(streams))),
-            Err(error) => failed = Some(error),
-        }
-        link = next();
+        NoAnswer::Lost => Box::new(Status::unavailable(format!("the link to cluster {name:?} was lost"))),
+        NoAnswer::Broken(error) => broken(&name, &error),
     }
-    for (link, streams) in busy {
-        try_it(&link);
-        match link.link.open().await {
-            Ok(stream) => match begin(stream, trace.of_stream()).await {
-                Ok(stream) => return Ok((stream, pool(&streams))),
-                Err(error) => failed = Some(error),
-            },
-            Err(error) => failed = Some(error.into()),
-        }
-    }
-    Err(failed.unwrap_or(StreamError::NoStreams))
-}
-
-/// Writes the stream's header; the first request follows at once.
-async fn begin(mut stream: MuxStream, traced: Option<TraceParent>) -> Result<MuxStream, StreamError> {
-    let id = StreamId::new(format!("{:016x}", rand::random::<u64>()))?;
-    let header = StreamHeader { traceparent: traced, ..StreamHeader::kube(id) };
-    stream.write_all(&header.encode_v2()).await?;
-    Ok(stream)
 }
 
 fn broken(cluster: &str, error: &exchange::Error) -> Box<Status> {

@@ -30,7 +30,8 @@ const LAST_FRAME: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Session<T = Upgraded<MuxStream>> {
     pub cluster: T,
-    pub token: Arc<TokenRecord>,
+    /// That it was begun with; none where it needed none.
+    pub token: Option<Arc<TokenRecord>>,
     /// Both sides speak WebSocket.
     pub websocket: bool,
     /// Among the requests of its cluster.
@@ -82,7 +83,7 @@ impl<T: Duplex> Session<T> {
         let cut = tokio::select! {
             // What ends the session may break it as well.
             biased;
-            () = token.revoked().cancelled() => Cut::Revoked,
+            () = revoked(token.as_deref()) => Cut::Revoked,
             () = stop.cancelled() => Cut::Stopped,
             ended = poll_fn(|cx| relay.poll(cx, &|_| {})) => match ended {
                 Ok(()) => return,
@@ -95,7 +96,8 @@ impl<T: Duplex> Session<T> {
             },
         };
         let deadline = Instant::now() + FAREWELL;
-        tracing::info!(token = token.id, reason = error_text(&cut), "session ended early");
+        let token = token.as_ref().map(|token| token.id.as_str());
+        tracing::info!(token, reason = error_text(&cut), "session ended early");
         if cut.is_ours() && !relay.left.has_whole_frames() {
             relay.left.take_last_frame();
             let rest = poll_fn(|cx| {
@@ -110,9 +112,16 @@ impl<T: Duplex> Session<T> {
         drop(cluster);
         match timeout_at(deadline, client.tell(&cut)).await {
             Ok(Ok(())) => {}
-            Ok(Err(reason)) => tracing::info!(token = token.id, %reason, "a session's client was not told why"),
+            Ok(Err(reason)) => tracing::info!(token, %reason, "a session's client was not told why"),
             // One that does not listen is left alone.
-            Err(_) => tracing::info!(token = token.id, "a session's client did not close when it was told why"),
+            Err(_) => tracing::info!(token, "a session's client did not close when it was told why"),
         }
+    }
+}
+
+async fn revoked(token: Option<&TokenRecord>) {
+    match token {
+        Some(token) => token.revoked().cancelled().await,
+        None => std::future::pending().await,
     }
 }

@@ -12,7 +12,7 @@ use http_body::Body as _;
 use http_body_util::{BodyExt as _, Limited};
 use protocol::message::proxied::{Headers, ProxyCommand, ProxyRequest};
 use protocol::status::is_relayed;
-use protocol::{Status, User, hop, identity};
+use protocol::{Status, Target, User, hop, identity};
 
 use super::answer::{self, Body};
 use super::exchange::{Broken, Kind, Said};
@@ -37,16 +37,34 @@ const LONGEST_REFUSAL: usize = 1 << 20;
 /// included.
 const PATHS: [&str; 7] = ["api", "apis", "healthz", "readyz", "livez", "version", "openapi"];
 
+/// Whom a request is for.
+#[derive(Clone, Copy, Debug)]
+pub enum Recipient<'a> {
+    /// For this user.
+    ApiServer(&'a User),
+    /// The Service judges credentials itself.
+    Service(&'a Target),
+}
+
 /// Sends `request`, and waits for the beginning of the answer.
 pub async fn send(
     shared: &Arc<Shared>,
     cluster: &str,
     request: Request<RequestBody>,
-    user: &User,
+    recipient: Recipient<'_>,
 ) -> Result<Response<Body>, Box<Status>> {
-    check_path(request.uri())?;
     let (mut head, body) = request.into_parts();
-    with_identity(shared, cluster, &mut head.headers, user)?;
+    let target = match recipient {
+        Recipient::ApiServer(user) => {
+            check_path(&head.uri)?;
+            with_identity(shared, cluster, &mut head.headers, user)?;
+            None
+        }
+        Recipient::Service(target) => {
+            without_websocket(&mut head.headers)?;
+            Some(target)
+        }
+    };
     // Its own: the length of what it sends.
     head.headers.remove(header::CONTENT_LENGTH);
     let mut message = ProxyRequest {
@@ -57,6 +75,10 @@ pub async fn send(
         supports_streaming: true,
         supports_response_streaming: true,
         timeout: Some(LONGEST_MS.into()),
+        scheme: target.map(|_| "http".to_owned()),
+        namespace: target.map(|target| target.namespace().to_owned()),
+        service_name: target.map(|target| target.service().to_owned()),
+        service_port: target.map(|target| target.port().get()),
         ..ProxyRequest::default()
     };
     let rest = match body.size_hint().exact() {
@@ -89,8 +111,8 @@ pub async fn send(
     let response = answer::of(ticket, &head.method, shared.options.max_unpacked).await;
     let response = response.map_err(|broken| no_answer(cluster, &broken))?;
     match response.status() {
-        // What is behind a proxy of the API server may refuse for reasons of its own.
-        _ if is_relayed(head.uri.path()) => Ok(response),
+        // A Service, as what is behind a proxy of the API server, may refuse for reasons of its own.
+        _ if target.is_some() || is_relayed(head.uri.path()) => Ok(response),
         StatusCode::UNAUTHORIZED => {
             tracing::warn!(cluster, "the API server refuses the token that the agent sent when it registered");
             Err(Box::new(Status::unavailable(format!(
@@ -121,6 +143,24 @@ async fn check_impersonation(cluster: &str, response: Response<Body>) -> Result<
         ))));
     }
     Ok(Response::from_parts(head, Body::whole(bytes)))
+}
+
+/// For a Service. The agent takes whatever speaks of WebSockets for one, which it relays in a way of its own.
+fn without_websocket(headers: &mut HeaderMap) -> Result<(), Box<Status>> {
+    if hop::upgrade_type(headers).is_some() {
+        return Err(Box::new(Status::failure(
+            501,
+            "NotImplemented",
+            "the agent of its cluster speaks only the older protocol, which carries no WebSocket to an app: update the agent".to_owned(),
+        )));
+    }
+    hop::strip_hop_by_hop(headers);
+    let astray: Vec<HeaderName> =
+        headers.keys().filter(|name| name.as_str().starts_with("sec-websocket-")).cloned().collect();
+    for name in &astray {
+        headers.remove(name);
+    }
+    Ok(())
 }
 
 /// Sends the body as it comes.

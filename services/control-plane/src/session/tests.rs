@@ -38,7 +38,7 @@ impl Ongoing {
         let (sends, mut sent) = mpsc::channel(1024);
         let sent = StreamReader::new(stream::poll_fn(move |cx| sent.poll_recv(cx)));
         let cluster = Socket::new(tokio::io::join(sent, cluster_end));
-        let session = Session { cluster, token: Arc::clone(&token), websocket, place: None };
+        let session = Session { cluster, token: Some(Arc::clone(&token)), websocket, place: None };
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let running = tokio::spawn(async move { session.run(Socket::new(client_end), &stopped).await });

@@ -59,7 +59,7 @@ async fn a_link_with_messages_is_replaced_by_any_and_serves_with_a_token_only() 
     cluster.add(Arc::clone(&streams), true).unwrap();
     let mux = streams.link.clone();
     let older = OlderLink::new(mux.clone(), None, &budget, &Arc::default(), &options::Links::default());
-    let older = AgentLink::older(streams.agent_id.clone(), mux, older, &CancellationToken::new());
+    let older = AgentLink::older(streams.agent_id.clone(), mux, older, 1, &CancellationToken::new());
     let older = Arc::new(older);
     cluster.add(Arc::clone(&older), false).unwrap();
     assert!(Arc::ptr_eq(&cluster.pick(&[]).unwrap(), &older) && cluster.live_links().len() == 1);

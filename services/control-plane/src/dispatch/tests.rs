@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use mux::{Config, Incoming, Role, Timed, Windows};
 use protocol::AgentId;
 use tokio::io::DuplexStream;
@@ -8,6 +10,7 @@ use tokio_tungstenite::tungstenite::protocol::Role as Side;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::clusters::Clusters;
 use crate::store::Folder;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -55,8 +58,8 @@ impl Stage {
     /// Opens one for which the first link is to be used, and gives the link that is.
     async fn connect(&self) -> (MuxStream, Arc<AgentLink>) {
         let tried = Mutex::default();
-        let trace = Trace { context: None, recorded: false };
-        let opened = connect(&self.cluster, &self.links[0].0, &tried, trace, None).await;
+        let stream = Opening { destination: Destination::ApiServer, traceparent: None, own: None };
+        let opened = connect(&self.cluster, &self.links[0].0, &tried, &stream).await;
         (opened.unwrap().0, tried.into_inner().unwrap().pop().unwrap())
     }
 }

@@ -3,7 +3,9 @@
 //! ```text
 //!   user ── TLS, HTTP/1.1 or 2 ──► server ─► route ─┬─ proxy ─► Clusters: a live link ─► kube stream, or messages ─► agent
 //!                                                   └─ rest      ▲
-//!   agent ── WebSocket ───────────► server ─► agent ─────────────┘ register, hello, heartbeats
+//!   agent ── WebSocket ───────────► server ─► agent ─────────────┤ register, hello, heartbeats
+//!   anybody ── HTTP(S) ───────────► server ─► web ───────────────┤ hostname and path ─► http stream ─► Service
+//!           ── TCP, UDP ──────────► gateway ─────────────────────┘ port ─► tcp or udp stream ─► Service
 //! ```
 //!
 //! It owns the tokens (stored hashed), the clusters' identities, and the links while they are up. It decides who may
@@ -32,6 +34,7 @@ mod site;
 mod stay;
 mod store;
 mod tls;
+mod web;
 mod websocket;
 
 pub use options::Options;

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::gateway::PortRange;
+use crate::web::Network;
 
 /// Settings of the control plane.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -22,7 +23,8 @@ pub struct Options {
     pub links: Links,
     pub tokens: Tokens,
     pub gateway: Gateway,
-    /// Connections of users and agents that may be open at once; more wait to be accepted.
+    /// Connections of users and agents that may be open at once; more wait to be accepted. As many may be open to each of
+    /// the gateway's listeners for web apps.
     pub max_connections: usize,
 }
 
@@ -108,6 +110,28 @@ pub struct Gateway {
     pub max_sessions: usize,
     /// A UDP session is over after this long without a datagram; 0: when the cluster's agent ends it.
     pub udp_idle_timeout: Duration,
+    /// Address on which web apps are served over HTTP. Unset: they are not.
+    #[schemars(with = "Option<String>")]
+    pub http_listen: Option<SocketAddr>,
+    /// Address on which web apps are served over HTTPS. Unset: they are not.
+    #[schemars(with = "Option<String>")]
+    pub https_listen: Option<SocketAddr>,
+    /// Port by which clients reach `http_listen`, in the URLs that agents are told. Unset: that of the address.
+    pub http_port: Option<u16>,
+    /// Port by which clients reach `https_listen`, in these URLs and in redirects. Unset: that of the address.
+    pub https_port: Option<u16>,
+    /// Folder of the web apps' certificates: for each hostname a PEM file `<hostname>.crt` with the chain and `<hostname>.key`
+    /// with its key, `_.example.com` for `*.example.com`; read again when they change. A hostname that is registered and
+    /// has none there gets one that is generated, signed by `tls/ca.crt` of `data_dir`.
+    pub cert_dir: Option<PathBuf>,
+    /// How long a cluster's routes are good for after its agent has sent them.
+    pub route_ttl: Duration,
+    /// Routes that one cluster may have.
+    pub max_routes: usize,
+    /// Addresses and networks, such as 10.0.0.0/8, of load balancers in front: what they say of a client in
+    /// `X-Forwarded-*` and `Forwarded` is passed on. From others it is replaced.
+    #[schemars(with = "Vec<String>")]
+    pub trusted_proxies: Vec<Network>,
 }
 
 impl Default for Gateway {
@@ -120,6 +144,14 @@ impl Default for Gateway {
             max_connections: 4096,
             max_sessions: 4096,
             udp_idle_timeout: Duration::from_secs(60),
+            http_listen: None,
+            https_listen: None,
+            http_port: None,
+            https_port: None,
+            cert_dir: None,
+            route_ttl: Duration::from_secs(24 * 3600),
+            max_routes: 5000,
+            trusted_proxies: Vec::new(),
         }
     }
 }

@@ -1,4 +1,6 @@
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -23,6 +25,7 @@ use crate::route::Router;
 use crate::stay::StayLimits;
 use crate::store::Folder;
 use crate::tls;
+use crate::web::{self, Certificates, Public, Routes, Web, WebMetrics};
 
 /// How soon a revoked token stops working, and what was begun with it ends; and a new configuration is pushed.
 const REFRESH: Duration = Duration::from_secs(1);
@@ -43,6 +46,8 @@ pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<
     let registry = Arc::new(open_registry(&options)?);
     registry.refresh().await?;
     let clusters = Arc::new(open_clusters(&options)?);
+    let routes = Folder::open(options.data_dir.join("routes"))?;
+    let routes = Arc::new(Routes::open(routes, options.gateway.route_ttl.get())?);
     let metrics = Metrics::register(&context.meter);
     let (tls, certificate) = tls::open(&options.tls, &options.data_dir)?.map(|tls| (tls.acceptor, tls.files)).unzip();
     let budget = mux::Budget::limited(options.links.message_unread_total);
@@ -76,23 +81,30 @@ pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<
         clusters: Arc::clone(&clusters),
     };
     let tunnels = gateway::api::router(gateway::api::Api {
-        callers,
+        callers: callers.clone(),
         registry: Arc::clone(&registry),
         states: gateway.states(),
         options: options.gateway.clone(),
     });
+    let web = Listening::open(&options).await?;
+    let route_api = web::api::router(web::api::Api {
+        callers,
+        routes: Arc::clone(&routes),
+        public: web.public,
+        max_routes: options.gateway.max_routes,
+    });
     let router = Arc::new(Router {
-        rest: rest::router(Arc::clone(&tokens), Arc::clone(&clusters), tunnels),
+        rest: rest::router(Arc::clone(&tokens), Arc::clone(&clusters), tunnels.merge(route_api)),
         tokens: Arc::clone(&tokens),
         agent_tokens,
         agents: Arc::clone(&agents),
         proxy: Proxy {
-            clusters,
+            clusters: Arc::clone(&clusters),
             tracer: context.tracer.clone(),
             limits: Limits::from(&options.links),
             metrics: Arc::clone(&metrics),
         },
-        metrics,
+        metrics: Arc::clone(&metrics),
         certified_agents: options.tls.client_ca_file.is_some(),
         compression: options.links.compression,
     });
@@ -111,7 +123,19 @@ pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<
         tasks,
     });
     let mut background = JoinSet::new();
+    let web_metrics = WebMetrics::register(&context.meter);
+    let site = Arc::new(Web {
+        routes: Arc::clone(&routes),
+        clusters,
+        limits: Limits::from(&options.links),
+        public: web.public,
+        trusted: options.gateway.trusted_proxies.clone(),
+        metrics: Arc::clone(&web_metrics),
+        limited: metrics,
+    });
+    web.serve(&options, &site, &listener, &mut background)?;
     background.spawn(refresh(tokens, configs, registry));
+    background.spawn(expire(routes, web_metrics));
     background.spawn(gateway.run(context.shutdown.clone()));
     if let Some(files) = certificate {
         background.spawn(files.watch());
@@ -172,4 +196,75 @@ async fn refresh(tokens: Arc<Tokens>, configs: Arc<Configs>, registry: Arc<Regis
             );
         }
     }
+}
+
+/// Drops routes that nobody sends any more.
+async fn expire(routes: Arc<Routes>, metrics: Arc<WebMetrics>) {
+    let mut ticks = interval(REFRESH);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = routes.expire().await {
+            tracing::error!(error = &error as &dyn std::error::Error, "routes that are too old stay");
+        }
+        metrics.hostnames.store(i64::try_from(routes.len()).unwrap_or(i64::MAX), Relaxed);
+    }
+}
+
+/// The listeners for web apps.
+struct Listening {
+    http: Option<TcpListener>,
+    https: Option<TcpListener>,
+    public: Public,
+}
+
+impl Listening {
+    async fn open(options: &Options) -> anyhow::Result<Self> {
+        let (http, https) = (bind(options.gateway.http_listen).await?, bind(options.gateway.https_listen).await?);
+        let address = |listener: &Option<TcpListener>| listener.as_ref().and_then(|socket| socket.local_addr().ok());
+        let public = Public::of(&options.gateway, address(&http), address(&https));
+        Ok(Self { http, https, public })
+    }
+
+    /// Serves `site` on them, until `like` stops.
+    fn serve(
+        self,
+        options: &Options,
+        site: &Arc<Web>,
+        like: &Listener<Router>,
+        background: &mut JoinSet<()>,
+    ) -> anyhow::Result<()> {
+        let listener = |tls| {
+            Arc::new(Listener {
+                tls,
+                site: Arc::clone(site),
+                max_connections: like.max_connections,
+                stay: like.stay,
+                stop: like.stop.clone(),
+                cut: like.cut.clone(),
+                tasks: like.tasks.clone(),
+            })
+        };
+        if let Some(socket) = self.http {
+            tracing::info!(address = %socket.local_addr()?, "web apps are served over HTTP");
+            background.spawn(listener(None).run(socket));
+        }
+        if let Some(socket) = self.https {
+            let (folder, authority) = (options.gateway.cert_dir.clone(), options.data_dir.join("tls"));
+            let certificates = Certificates::open(Arc::clone(&site.routes), folder, &authority)?;
+            let config = runtime::tls::server_config(Arc::clone(&certificates) as _, None, &tls::ALPN)?;
+            tracing::info!(address = %socket.local_addr()?, "web apps are served over HTTPS");
+            background.spawn(listener(Some(tls::Acceptor::new(config))).run(socket));
+            background.spawn(certificates.watch());
+        }
+        Ok(())
+    }
+}
+
+async fn bind(address: Option<SocketAddr>) -> anyhow::Result<Option<TcpListener>> {
+    let Some(address) = address else { return Ok(None) };
+    let socket = TcpListener::bind(address).await;
+    Ok(Some(socket.with_context(|| {
+        format!("cannot listen on {address} for web apps (gateway.http_listen, gateway.https_listen)")
+    })?))
 }

@@ -1,7 +1,7 @@
 //! The certificate that users and agents see: given, or generated and kept; and the authorities of agents' certificates. The
 //! files are read again when they change, as those of a mounted Secret do.
 
-mod generated;
+pub mod generated;
 #[cfg(test)]
 mod tests;
 
@@ -57,14 +57,20 @@ pub fn open(options: &options::Tls, data_dir: &Path) -> anyhow::Result<Option<Se
 pub struct Acceptor(RwLock<Arc<ServerConfig>>);
 
 impl Acceptor {
+    /// One whose configuration stays.
+    pub fn new(config: ServerConfig) -> Arc<Self> {
+        Arc::new(Self(RwLock::new(Arc::new(config))))
+    }
+
     /// For one connection.
     pub fn now(&self) -> TlsAcceptor {
         Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner)).into()
     }
 }
 
+/// Why files are no certificate and its key.
 #[derive(Debug, thiserror::Error)]
-enum FileError {
+pub enum FileError {
     #[error("cannot read {path:?}")]
     Read { path: PathBuf, source: io::Error },
     #[error("there is no certificate, or a damaged one, in {path:?}")]
@@ -107,7 +113,7 @@ struct Trouble {
 impl Files {
     fn open(paths: Paths, provider: Arc<CryptoProvider>) -> Result<Self, FileError> {
         let content = Content::read(&paths)?;
-        let acceptor = Arc::new(Acceptor(RwLock::new(Arc::new(content.config(&paths, &provider)?))));
+        let acceptor = Acceptor::new(content.config(&paths, &provider)?);
         Ok(Self { paths, provider, acceptor, digest: content.digest(), trouble: None })
     }
 
@@ -176,6 +182,12 @@ impl Files {
     }
 }
 
+/// The certificate in one file with the key in another. Blocks.
+pub fn certified(cert: PathBuf, key: PathBuf, provider: &CryptoProvider) -> Result<CertifiedKey, FileError> {
+    let paths = Paths { cert, key, client_ca: None };
+    Content::read(&paths)?.certified(&paths, provider)
+}
+
 /// The bytes of the files.
 struct Content {
     cert: Vec<u8>,
@@ -200,15 +212,19 @@ impl Content {
         hash.finalize().into()
     }
 
-    fn config(&self, paths: &Paths, provider: &CryptoProvider) -> Result<ServerConfig, FileError> {
+    fn certified(&self, paths: &Paths, provider: &CryptoProvider) -> Result<CertifiedKey, FileError> {
         let chain = certificates(&paths.cert, &self.cert)?;
         let der = PrivateKeyDer::from_pem_slice(&self.key)
             .map_err(|source| FileError::Key { path: paths.key.clone(), source })?;
-        let certified = CertifiedKey::from_der(chain, der, provider).map_err(|source| FileError::Pair {
+        CertifiedKey::from_der(chain, der, provider).map_err(|source| FileError::Pair {
             cert: paths.cert.clone(),
             key: paths.key.clone(),
             source,
-        })?;
+        })
+    }
+
+    fn config(&self, paths: &Paths, provider: &CryptoProvider) -> Result<ServerConfig, FileError> {
+        let certified = self.certified(paths, provider)?;
         let clients = match (&paths.client_ca, &self.client_ca) {
             (Some(path), Some(pem)) => {
                 let mut roots = RootCertStore::empty();

@@ -35,6 +35,11 @@ pub struct Settings {
     pub refusal: fn(Malformed) -> Response<Vec<u8>>,
 }
 
+impl Settings {
+    /// Says so in plain text.
+    pub const PLAIN: fn(Malformed) -> Response<Vec<u8>> = plain;
+}
+
 impl Default for Settings {
     /// For a stream from one of our own: no timeouts, nothing added.
     fn default() -> Self {

@@ -9,11 +9,15 @@ use jiff::Timestamp;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
-use rustls_pki_types::ServerName;
+use rustls::crypto::CryptoProvider;
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::{PrivatePkcs8KeyDer, ServerName};
 use serde::{Deserialize, Serialize};
 
 use runtime::files::write_atomically;
 
+const CA: &str = "ca.crt";
+const CA_KEY: &str = "ca.key";
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const AUTHORITY_DAYS: u32 = 3650;
 const SERVER_DAYS: u32 = 5 * 365;
@@ -33,7 +37,7 @@ pub fn ensure(folder: &Path, names: &[String]) -> anyhow::Result<(PathBuf, PathB
         anyhow::bail!("tls.names holds {wrong:?}, which is neither a host's name nor an IP address");
     }
     let [ca, ca_key, cert, key, signed] =
-        ["ca.crt", "ca.key", "server.crt", "server.key", "server.json"].map(|name| folder.join(name));
+        [CA, CA_KEY, "server.crt", "server.key", "server.json"].map(|name| folder.join(name));
     let names = all_names(names);
     let before = std::fs::read(&signed).ok().and_then(|text| serde_json::from_slice::<Signed>(&text).ok());
     let complete = cert.exists() && key.exists();
@@ -50,22 +54,11 @@ pub fn ensure(folder: &Path, names: &[String]) -> anyhow::Result<(PathBuf, PathB
         }
         return Ok((cert, key));
     }
-    std::fs::create_dir_all(folder).with_context(|| format!("cannot create {folder:?}"))?;
-    let write = |path: &Path, pem: &[u8]| write_atomically(path, pem).with_context(|| format!("cannot write {path:?}"));
-    anyhow::ensure!(
-        ca_key.exists() || !ca.exists(),
-        "{ca_key:?} is missing, without which no certificate can be signed: put it back, or remove {folder:?} to begin with a new CA, which every agent and user then needs"
-    );
-    let authority_key = key_at(&ca_key)?;
-    if !ca.exists() {
-        let authority = authority().self_signed(&authority_key).context("cannot sign the CA certificate")?;
-        write(&ca_key, authority_key.serialize_pem().as_bytes())?;
-        write(&ca, authority.pem().as_bytes())?;
-    }
+    let authority_key = authority_at(folder)?;
     // The same key as before: a client may have pinned it.
     let server_key = key_at(&key)?;
     let issuer = Issuer::new(authority(), &authority_key);
-    let server = server(&names)?.signed_by(&server_key, &issuer).context("cannot sign the certificate")?;
+    let server = server(&names, SERVER_DAYS)?.signed_by(&server_key, &issuer).context("cannot sign the certificate")?;
     write(&key, server_key.serialize_pem().as_bytes())?;
     write(&cert, server.pem().as_bytes())?;
     tracing::info!(ca = %ca.display(), names = names.join(", "), "certificate generated; clients trust it by this CA");
@@ -73,6 +66,53 @@ pub fn ensure(folder: &Path, names: &[String]) -> anyhow::Result<(PathBuf, PathB
     let text = serde_json::to_vec_pretty(&Signed { names, at: Timestamp::now() })?;
     write(&signed, &text)?;
     Ok((cert, key))
+}
+
+fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    write_atomically(path, bytes).with_context(|| format!("cannot write {path:?}"))
+}
+
+/// The key of the CA in that folder; one is made if there is none.
+fn authority_at(folder: &Path) -> anyhow::Result<KeyPair> {
+    let [ca, ca_key] = [CA, CA_KEY].map(|name| folder.join(name));
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot create {folder:?}"))?;
+    anyhow::ensure!(
+        ca_key.exists() || !ca.exists(),
+        "{ca_key:?} is missing, without which no certificate can be signed: put it back, or remove {folder:?} to begin with a new CA, which every agent and user then needs"
+    );
+    let key = key_at(&ca_key)?;
+    if !ca.exists() {
+        let certificate = authority().self_signed(&key).context("cannot sign the CA certificate")?;
+        write(&ca_key, key.serialize_pem().as_bytes())?;
+        write(&ca, certificate.pem().as_bytes())?;
+    }
+    Ok(key)
+}
+
+/// Signs certificates for names that come up, all of one key.
+#[derive(Debug)]
+pub struct Signer {
+    authority: KeyPair,
+    key: KeyPair,
+}
+
+/// How long those are good for; signed anew when a part of that is over.
+const NAMED_DAYS: u32 = 90;
+pub const NAMED_FRESH: Duration = Duration::from_secs(60 * 24 * 3600);
+
+impl Signer {
+    /// With the CA of that folder, which is made if there is none. Blocks.
+    pub fn open(folder: &Path) -> anyhow::Result<Self> {
+        let key = KeyPair::generate().context("cannot generate a key")?;
+        Ok(Self { authority: authority_at(folder)?, key })
+    }
+
+    pub fn sign(&self, hostname: &str, provider: &CryptoProvider) -> anyhow::Result<CertifiedKey> {
+        let issuer = Issuer::new(authority(), &self.authority);
+        let signed = server(&[hostname.to_owned()], NAMED_DAYS)?.signed_by(&self.key, &issuer)?;
+        let key = PrivatePkcs8KeyDer::from(self.key.serialize_der()).into();
+        Ok(CertifiedKey::from_der(vec![signed.der().clone()], key, provider)?)
+    }
 }
 
 impl Signed {
@@ -116,12 +156,13 @@ fn is_name(name: &str) -> bool {
     ServerName::try_from(name.strip_prefix("*.").unwrap_or(name)).is_ok()
 }
 
-fn server(names: &[String]) -> anyhow::Result<CertificateParams> {
-    let mut params = CertificateParams::new(names).context("tls.names holds a name that cannot be in a certificate")?;
+fn server(names: &[String], days: u32) -> anyhow::Result<CertificateParams> {
+    let mut params = CertificateParams::new(names)
+        .with_context(|| format!("{names:?} holds a name that cannot be in a certificate"))?;
     params.distinguished_name.push(DnType::CommonName, "pipeops control plane");
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    valid_for(&mut params, SERVER_DAYS);
+    valid_for(&mut params, days);
     Ok(params)
 }
 

@@ -108,7 +108,7 @@ impl ControlPlane {
     }
 }
 
-fn trusting(ca: &str) -> ConfigBuilder<ClientConfig, WantsClientCert> {
+pub fn trusting(ca: &str) -> ConfigBuilder<ClientConfig, WantsClientCert> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap()).unwrap();
     ClientConfig::builder().with_root_certificates(roots)

@@ -18,3 +18,4 @@ mod older;
 mod registration;
 mod tokens;
 mod tunnels;
+mod web;

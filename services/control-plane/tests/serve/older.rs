@@ -2,6 +2,7 @@
 
 mod agent;
 mod answers;
+mod apps;
 mod limits;
 mod links;
 mod requests;

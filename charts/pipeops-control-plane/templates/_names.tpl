@@ -23,6 +23,19 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- splitList ":" . | last -}}
 {{- end -}}
 
+{{- /* Listeners for web apps: [{name, container, service}] under "ports". */ -}}
+{{- define "control-plane.web" -}}
+ports:
+{{- with .Values.web }}
+{{- if .httpListen }}
+  - {name: web-http, container: {{ include "control-plane.port" .httpListen }}, service: {{ int .service.httpPort }}}
+{{- end }}
+{{- if .httpsListen }}
+  - {name: web-https, container: {{ include "control-plane.port" .httpsListen }}, service: {{ int .service.httpsPort }}}
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{- define "control-plane.env" -}}
 PIPEOPS_LISTEN: {{ .Values.listen | quote }}
 PIPEOPS_SERVER_LISTEN: {{ .Values.server.listen | quote }}
@@ -35,6 +48,22 @@ PIPEOPS_LINKS_MAX_REQUESTS: {{ int64 .Values.limits.maxRequests | quote }}
 PIPEOPS_GATEWAY_PORTS: {{ .Values.tunnels.ports }}
 {{- with .Values.tunnels.host }}
 PIPEOPS_GATEWAY_HOST: {{ . | quote }}
+{{- end }}
+{{- with .Values.web }}
+{{- if .httpListen }}
+PIPEOPS_GATEWAY_HTTP_LISTEN: {{ .httpListen | quote }}
+PIPEOPS_GATEWAY_HTTP_PORT: {{ .service.httpPort | int | quote }}
+{{- end }}
+{{- if .httpsListen }}
+PIPEOPS_GATEWAY_HTTPS_LISTEN: {{ .httpsListen | quote }}
+PIPEOPS_GATEWAY_HTTPS_PORT: {{ .service.httpsPort | int | quote }}
+{{- end }}
+{{- if .certsSecretName }}
+PIPEOPS_GATEWAY_CERT_DIR: /etc/pipeops/web
+{{- end }}
+{{- with .trustedProxies }}
+PIPEOPS_GATEWAY_TRUSTED_PROXIES: {{ join "," . | quote }}
+{{- end }}
 {{- end }}
 PIPEOPS_SHUTDOWN_TIMEOUT: {{ sub (int .Values.terminationGracePeriodSeconds) 5 }}s
 {{- if .Values.tls.secretName }}

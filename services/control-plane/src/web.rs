@@ -252,12 +252,13 @@ fn unanswered(name: &str, status: StatusCode, reason: &str) -> Failure {
 
 /// Whom the request is for, as it says it.
 fn authority(request: &Request<RequestBody>) -> Result<Authority, Failure> {
-    if let Some(authority) = request.uri().authority() {
-        return Ok(authority.clone());
-    }
-    let host = request.headers().get(header::HOST).map(HeaderValue::as_bytes).unwrap_or_default();
-    Authority::try_from(host)
-        .map_err(|_| Failure::new(StatusCode::BAD_REQUEST, "the request does not say for which host it is"))
+    let said = request.uri().authority().cloned().or_else(|| {
+        let host = request.headers().get(header::HOST).map(HeaderValue::as_bytes).unwrap_or_default();
+        Authority::try_from(host).ok()
+    });
+    // A user's name has no place in it.
+    said.filter(|authority| !authority.as_str().contains('@'))
+        .ok_or_else(|| Failure::new(StatusCode::BAD_REQUEST, "the request does not say for which host it is"))
 }
 
 /// As in the routes: without a port, in lower case.

@@ -31,6 +31,8 @@ impl Record for RouteSet {
 pub struct Routes {
     folder: Folder<RouteSet>,
     ttl: Duration,
+    /// Whoever writes files holds it: changes take turns.
+    turn: Mutex<()>,
     sets: Mutex<BTreeMap<ClusterId, Set>>,
     table: RwLock<Table>,
 }
@@ -74,7 +76,7 @@ impl Routes {
             table.replace(&set.cluster, &[], &set.routes);
             sets.insert(set.cluster.clone(), Set { refreshed: set.refreshed, stored: Arc::new(set) });
         }
-        Ok(Self { folder, ttl, sets: Mutex::new(sets), table: RwLock::new(table) })
+        Ok(Self { folder, ttl, turn: Mutex::default(), sets: Mutex::new(sets), table: RwLock::new(table) })
     }
 
     /// Where requests for that name go; it is lower case.
@@ -158,16 +160,19 @@ impl Routes {
         }
         let this = Arc::clone(self);
         let dropping = spawn_blocking(move || {
-            let mut sets = this.sets();
+            let _turn = this.turn.lock().unwrap_or_else(PoisonError::into_inner);
             for cluster in old {
                 // It may have been refreshed meanwhile.
-                if sets.get(&cluster).is_some_and(|set| set.is_old(now, this.ttl)) {
-                    this.folder.remove(cluster.as_str())?;
-                    if let Some(set) = sets.remove(&cluster) {
-                        this.table().replace(&cluster, &set.stored.routes, &[]);
-                        tracing::warn!(%cluster, routes = set.stored.routes.len(), "routes are dropped: their cluster's agent has not sent them for gateway.route_ttl");
-                    }
-                }
+                let set = this
+                    .sets()
+                    .get(&cluster)
+                    .filter(|set| set.is_old(now, this.ttl))
+                    .map(|set| Arc::clone(&set.stored));
+                let Some(set) = set else { continue };
+                this.folder.remove(cluster.as_str())?;
+                this.table().replace(&cluster, &set.routes, &[]);
+                this.sets().remove(&cluster);
+                tracing::warn!(%cluster, routes = set.routes.len(), "routes are dropped: their cluster's agent has not sent them for gateway.route_ttl");
             }
             Ok(())
         });
@@ -188,15 +193,16 @@ impl Routes {
     ) -> Result<T, StoreError> {
         let this = Arc::clone(self);
         let changing = spawn_blocking(move || {
-            let mut sets = this.sets();
-            let before = sets.get(&cluster);
-            let old = before.map_or(&[][..], |set| &set.stored.routes);
+            let _turn = this.turn.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = this.of(&cluster);
+            let old = before.as_ref().map_or(&[][..], |set| &set.routes);
             let (routes, outcome) = plan(&this, &cluster, old);
             let now = Timestamp::now();
             let is_fresh = before
-                .is_some_and(|set| now.duration_since(set.stored.refreshed).unsigned_abs() < this.ttl / REFRESH_PART);
+                .as_ref()
+                .is_some_and(|set| now.duration_since(set.refreshed).unsigned_abs() < this.ttl / REFRESH_PART);
             if routes == old && (is_fresh || routes.is_empty()) {
-                if let Some(set) = sets.get_mut(&cluster) {
+                if let Some(set) = this.sets().get_mut(&cluster) {
                     set.refreshed = now;
                 }
                 return Ok(outcome);
@@ -211,9 +217,9 @@ impl Routes {
                 this.table().replace(&cluster, old, &set.routes);
             }
             if set.routes.is_empty() {
-                sets.remove(&cluster);
+                this.sets().remove(&cluster);
             } else {
-                sets.insert(cluster, Set { refreshed: now, stored: Arc::new(set) });
+                this.sets().insert(cluster, Set { refreshed: now, stored: Arc::new(set) });
             }
             Ok(outcome)
         });

@@ -13,6 +13,8 @@ async fn a_visitor_is_told_why_there_is_no_app() {
     let mut client = Client::http(stage.http).await;
     let unknown = client.get("b.example.com", "/", &[]).await;
     assert_eq!((unknown.status.as_u16(), unknown.text()), (404, "There is no app at b.example.com.\n"));
+    assert_eq!(client.get("eve@a.example.com", "/busy", &[]).await.status, 400);
+    let mut client = Client::http(stage.http).await;
     let page = client.get("b.example.com", "/", &[("accept", "text/html,*/*")]).await;
     assert!(page.text().contains("<p>There is no app at b.example.com.</p>"), "{}", page.text());
     let below = client.get("a.example.com", "/other", &[]).await;

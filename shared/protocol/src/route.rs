@@ -188,6 +188,12 @@ impl Route {
 }
 
 impl RouteSync {
+    /// The existing agent names its ingress controller's Service in each path, and only here which namespace that is in.
+    fn controller_namespace(&self, path: &RoutePath) -> Option<&String> {
+        let controller = self.ingress_controller.as_ref()?;
+        (controller.name == path.service_name && controller.port == path.service_port).then_some(&controller.namespace)
+    }
+
     /// Each route by itself.
     pub fn routes(&self) -> impl Iterator<Item = Route> {
         self.ingresses.iter().flat_map(move |ingress| {
@@ -195,7 +201,12 @@ impl RouteSync {
                 rule.paths.iter().map(move |path| Route {
                     hostname: rule.host.to_ascii_lowercase(),
                     cluster_uuid: self.cluster_uuid.clone(),
-                    namespace: path.service_namespace.clone().unwrap_or_else(|| ingress.namespace.clone()),
+                    namespace: path
+                        .service_namespace
+                        .as_ref()
+                        .or_else(|| self.controller_namespace(path))
+                        .unwrap_or(&ingress.namespace)
+                        .clone(),
                     service_name: path.service_name.clone(),
                     service_port: path.service_port,
                     ingress_name: ingress.ingress_name.clone(),
@@ -277,6 +288,16 @@ mod tests {
         let empty: RouteSync = serde_json::from_str(r#"{"cluster_uuid":"u-1","ingresses":null}"#).unwrap();
         assert_eq!(empty.routes().count(), 0);
         assert!(serde_json::from_str::<RouteSync>("{}").is_err(), "a set that is not sent is not an empty one");
+    }
+
+    #[test]
+    fn a_path_that_leads_to_the_ingress_controller_leads_to_its_namespace() {
+        let mut sync: RouteSync = serde_json::from_str(SYNC).unwrap();
+        let path = &mut sync.ingresses[0].rules[0].paths[0];
+        path.service_name = "traefik".to_owned();
+        assert_eq!(sync.routes().next().unwrap().check().unwrap().to_string(), "pipeops-system/traefik:80");
+        sync.ingresses[0].rules[0].paths[0].service_namespace = Some("shop".to_owned());
+        assert_eq!(sync.routes().next().unwrap().check().unwrap().to_string(), "shop/traefik:80");
     }
 
     #[test]

@@ -1,11 +1,17 @@
 //! How a pod finds its API server: the settings that services with rights in the cluster have in common.
 //!
-//! No client: services that read objects use `kube`, the one that relays requests speaks HTTP itself.
+//! With feature `client` also a client, for services that read objects; the one that relays requests speaks HTTP itself.
+
+#[cfg(feature = "client")]
+mod client;
 
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+#[cfg(feature = "client")]
+pub use client::AccessError;
 
 /// Where every pod finds its ServiceAccount: `ca.crt`, `token` and `namespace`.
 pub const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";

@@ -1,6 +1,7 @@
 //! The way to the control plane: directly or by a proxy, TLS, then the WebSocket.
 
 mod proxy;
+mod request;
 mod target;
 mod trust;
 
@@ -32,6 +33,8 @@ pub type Socket = WebSocketStream<Deflated<Timed<Either<TlsStream<Carrier>, Carr
 
 /// A connection to the control plane, or by TLS to a proxy. Boxed: that is rare, and the state of TLS is large.
 type Carrier = Either<Box<TlsStream<TcpStream>>, TcpStream>;
+
+type Stream = Either<TlsStream<Carrier>, Carrier>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
@@ -74,6 +77,8 @@ pub enum DialError {
     Refused { address: String, status: StatusCode, reason: String },
     #[error("the control plane at {address} answered {status} instead of opening a WebSocket: {reason}")]
     Answer { address: String, status: StatusCode, reason: String },
+    #[error("a request to {address} failed")]
+    Request { address: String, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("WebSocket handshake with {address} failed")]
     WebSocket { address: String, source: Box<tungstenite::Error> },
     #[error(
@@ -148,32 +153,41 @@ impl Dialer {
         })
     }
 
-    /// Opens one, and shows `token`. The files of certificates and of the key are read anew.
+    /// Opens one, and shows `token`.
     pub async fn dial(&self, token: &Secret, config: WebSocketConfig) -> Result<Socket, DialError> {
         let token = bearer(token)?;
-        let after = self.timeout;
-        let address = match &self.proxy {
-            Some(proxy) => format!("{} by way of the proxy {proxy}", self.target.address()),
-            None => self.target.address(),
-        };
-        let limit = Limit { address: address.clone(), after, end: Instant::now() + after };
-        let carrier = match &self.proxy {
-            Some(proxy) => self.carrier_by_way_of(proxy, &limit).await?,
-            None => Either::Right(limit.keep("TCP".to_owned(), connect(&self.target, &address)).await?),
-        };
-        let stream = if let Some(trust) = &self.trust {
-            let handshake = handshake(trust, &self.target, &address, carrier);
-            let stream = limit.keep("the TLS handshake".to_owned(), handshake).await?;
+        let limit = self.limit(self.timeout);
+        let address = limit.address.clone();
+        let stream = self.stream(&limit).await?;
+        if let Either::Left(stream) = &stream {
             let (_, session) = stream.get_ref();
             let key = session.peer_certificates().and_then(|chain| Pin::of(chain.first()?).ok());
             let (tls, server_key) = (session.protocol_version().and_then(|version| version.as_str()), key.map(display));
             tracing::info!(address, tls, server_key, "connected to the control plane");
-            Either::Left(stream)
         } else {
             tracing::warn!(address, "the link is not encrypted: pipeops.api_url begins with http://");
-            Either::Right(carrier)
-        };
+        }
         limit.keep("the WebSocket handshake".to_owned(), self.upgrade(stream, &token, address, config)).await
+    }
+
+    fn limit(&self, after: Duration) -> Limit {
+        let address = match &self.proxy {
+            Some(proxy) => format!("{} by way of the proxy {proxy}", self.target.address()),
+            None => self.target.address(),
+        };
+        Limit { address, after, end: Instant::now() + after }
+    }
+
+    /// A connection on which nothing was said yet. The files of certificates and of the key are read anew.
+    async fn stream(&self, limit: &Limit) -> Result<Stream, DialError> {
+        let address = &limit.address;
+        let carrier = match &self.proxy {
+            Some(proxy) => self.carrier_by_way_of(proxy, limit).await?,
+            None => Either::Right(limit.keep("TCP".to_owned(), connect(&self.target, address)).await?),
+        };
+        let Some(trust) = &self.trust else { return Ok(Either::Right(carrier)) };
+        let handshake = handshake(trust, &self.target, address, carrier);
+        Ok(Either::Left(limit.keep("the TLS handshake".to_owned(), handshake).await?))
     }
 
     async fn carrier_by_way_of(&self, proxy: &Proxy, limit: &Limit) -> Result<Carrier, DialError> {
@@ -192,7 +206,7 @@ impl Dialer {
 
     async fn upgrade(
         &self,
-        stream: Either<TlsStream<Carrier>, Carrier>,
+        stream: Stream,
         token: &HeaderValue,
         address: String,
         config: WebSocketConfig,

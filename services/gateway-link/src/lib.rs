@@ -9,7 +9,7 @@
 //! It owns the link, the registration that goes with it, and nothing of Kubernetes: no token is mounted in its pod, and
 //! the bytes of a stream are carried without a look at them.
 
-mod backoff;
+mod calls;
 mod configuration;
 mod credentials;
 mod dial;

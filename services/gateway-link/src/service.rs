@@ -5,13 +5,13 @@ use anyhow::Context as _;
 use bus::Bus;
 use bus::state::{GetIdentity, Identity};
 use mux::{Budget, CloseCode, LinkMetrics};
-use runtime::Condition;
+use runtime::{Backoff, Condition};
 use targets::Names;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::backoff::Backoff;
+use crate::calls::Calls;
 use crate::configuration::Configuration;
 use crate::credentials::Credentials;
 use crate::dial::Dialer;
@@ -81,8 +81,12 @@ pub async fn run_on(options: Options, context: runtime::Context, bus: Bus, names
         begun,
     };
     beside.spawn(heartbeats.run());
+    let calls = Calls::new(&links).context("cannot connect to the control plane with these settings")?;
+    let answering = calls.serve(&bus).await.context("cannot answer on the bus")?;
     let outcome = keep_linked(&links).await;
     links.states.set(ConnectionState::Disconnected);
+    // Whoever still waits is told, and asks another.
+    drop(answering);
     beside.shutdown().await;
     bus.close().await;
     outcome
@@ -209,7 +213,8 @@ impl Course {
 
 async fn keep_linked(links: &Links) -> anyhow::Result<()> {
     let shutdown = &links.context.shutdown;
-    let mut backoff = Backoff::new(&links.options.pipeops.reconnect);
+    let reconnect = &links.options.pipeops.reconnect;
+    let mut backoff = Backoff::new(reconnect.initial.get(), reconnect.max.get());
     let mut registered_before = false;
     let mut course = Course {
         candidate: Candidate::new(links.forwarder.bus.clone(), &hostname()),
@@ -250,7 +255,7 @@ async fn keep_linked(links: &Links) -> anyhow::Result<()> {
         course.release().await;
         let Err(error) = outcome else { return Ok(()) };
         let refused = error.is_refusal();
-        let wait = if refused { REFUSED_RETRY } else { backoff.next() };
+        let wait = if refused { REFUSED_RETRY } else { backoff.wait() };
         report(&error, wait, &links.condition);
         links.states.set(if refused { ConnectionState::Disconnected } else { ConnectionState::Reconnecting });
         tokio::select! {

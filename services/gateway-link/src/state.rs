@@ -20,6 +20,8 @@ pub struct Up {
 pub struct LinkState {
     pub connection: ConnectionState,
     pub up: Option<Up>,
+    /// How many there have been, with the one that is up.
+    pub links: u64,
 }
 
 /// Tells whoever wants to know.
@@ -31,26 +33,29 @@ pub struct States {
 
 impl States {
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        let now = LinkState { connection: ConnectionState::Disconnected, up: None };
+        let now = LinkState { connection: ConnectionState::Disconnected, up: None, links: 0 };
         Self { now: watch::Sender::new(now), metrics }
     }
 
     pub fn set(&self, connection: ConnectionState) {
-        self.change(LinkState { connection, up: None });
+        self.change(connection, None);
     }
 
     pub fn connected(&self, up: Up) {
-        self.change(LinkState { connection: ConnectionState::Connected, up: Some(up) });
+        self.change(ConnectionState::Connected, Some(up));
     }
 
     pub fn subscribe(&self) -> watch::Receiver<LinkState> {
         self.now.subscribe()
     }
 
-    fn change(&self, state: LinkState) {
-        if self.now.borrow().connection != state.connection {
-            self.metrics.state(state.connection);
+    fn change(&self, connection: ConnectionState, up: Option<Up>) {
+        if self.now.borrow().connection != connection {
+            self.metrics.state(connection);
         }
-        self.now.send_replace(state);
+        self.now.send_modify(|now| {
+            let links = now.links + u64::from(up.is_some());
+            *now = LinkState { connection, up, links };
+        });
     }
 }

@@ -24,6 +24,7 @@ mod metrics;
 mod nats;
 mod options;
 mod request;
+pub mod routes;
 mod service;
 mod serving;
 pub mod state;

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::{
     Bus, BusStream, OpenError, OpenHeader, Options, Request, RequestError, ServeError, Service, Status,
     ledger::Ledger,
-    request::{self, MAX_CONCURRENT, REQUEST_TIMEOUT},
+    request::{self, MAX_CONCURRENT},
     stream::{Core, Route, Wire, cost},
     subjects::{self, Permissions},
 };
@@ -234,10 +234,10 @@ impl LocalEnd {
         if sent.is_err() {
             return Err(RequestError::Unavailable("the service has too many requests".to_owned()));
         }
-        match tokio::time::timeout(REQUEST_TIMEOUT, answer).await {
+        match tokio::time::timeout(R::TIMEOUT, answer).await {
             Ok(Ok(answer)) => request::decode_answer::<R>(&answer),
             Ok(Err(_)) => Err(RequestError::Unavailable("the service stopped before it answered".to_owned())),
-            Err(_) => Err(RequestError::Timeout),
+            Err(_) => Err(RequestError::Timeout(R::TIMEOUT)),
         }
     }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{ConnectError, Service};
 
-/// How long a caller waits for an answer.
+/// How long a caller waits for an answer, unless the request says otherwise.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Handlers running at once per [`Serving`](crate::Serving); over it a caller is told at once.
 pub(crate) const MAX_CONCURRENT: usize = 256;
@@ -21,6 +21,8 @@ pub trait Request: Serialize + DeserializeOwned + Send + 'static {
     type Reply: Serialize + DeserializeOwned + Send + 'static;
     /// What the handler may answer instead; it reaches the caller as it was.
     type Error: Serialize + DeserializeOwned + Send + 'static;
+    /// How long a caller waits for an answer.
+    const TIMEOUT: Duration = REQUEST_TIMEOUT;
 }
 
 /// How a request ended when not in a reply.
@@ -32,9 +34,9 @@ pub enum RequestError<E> {
     /// Nobody serves this subject now.
     #[error("no service answers on this subject")]
     NoResponder,
-    /// No answer within [`REQUEST_TIMEOUT`]; the request may have been carried out.
-    #[error("no answer within {} s", REQUEST_TIMEOUT.as_secs())]
-    Timeout,
+    /// No answer within this time; the request may have been carried out.
+    #[error("no answer within {} s", .0.as_secs())]
+    Timeout(Duration),
     /// The bus, or the service behind it, cannot be used now.
     #[error("{0}")]
     Unavailable(String),

@@ -9,6 +9,7 @@ use protocol::StreamKind;
 use crate::{
     Request, Service,
     facts::{AskProxyExecutor, AskStateKeeper, CheckMonitoring, CheckProxyPolicy},
+    routes::{GetLink, SyncRoutes, SyncTunnels, UnregisterRoute},
     state::{
         AcquireLease, GetConfig, GetIdentity, GetLinkToken, ReleaseLease, SaveConfig, SaveLinkToken, SaveRegistration,
     },
@@ -41,6 +42,8 @@ pub const STREAM_IO: &str = "pipeops.stream.io";
 const LINK: &[Service] = &[Service::GatewayLink];
 /// Those who want to know how the others are.
 const OBSERVERS: &[Service] = &[Service::GatewayLink, Service::LocalApi];
+/// Those who tell the control plane what the cluster publishes.
+const PUBLISHER: &[Service] = &[Service::RouteSyncer];
 /// Those of which one instance leads.
 const CANDIDATES: &[Service] = &[Service::GatewayLink, Service::RouteSyncer, Service::ComponentsInstaller];
 /// Those whom the control plane's wishes concern.
@@ -66,6 +69,10 @@ pub const TABLE: &[Row] = &[
     request::<SaveConfig>(LINK, "state::SaveConfig -> state::Done | state::StateError"),
     request::<AcquireLease>(CANDIDATES, "state::AcquireLease -> state::LeaseState | state::StateError"),
     request::<ReleaseLease>(CANDIDATES, "state::ReleaseLease -> state::Done | state::StateError"),
+    request::<GetLink>(PUBLISHER, "routes::GetLink -> routes::LinkSeen"),
+    request::<SyncRoutes>(PUBLISHER, "routes::SyncRoutes -> routes::SyncedRoutes | routes::CallError"),
+    request::<UnregisterRoute>(PUBLISHER, "routes::UnregisterRoute -> state::Done | routes::CallError"),
+    request::<SyncTunnels>(PUBLISHER, "routes::SyncTunnels -> tunnel::TunnelSyncAnswer | routes::CallError"),
     request::<AskProxyExecutor>(OBSERVERS, "facts::AskProxyExecutor -> facts::Facts"),
     request::<AskStateKeeper>(OBSERVERS, "facts::AskStateKeeper -> facts::Facts"),
     request::<CheckProxyPolicy>(LINK, "facts::CheckProxyPolicy -> facts::Verdict"),

@@ -9,6 +9,7 @@
 //!
 //! It must not know any service: nothing here depends on a bus, a link or Kubernetes.
 
+mod backoff;
 pub mod config;
 mod context;
 mod error_text;
@@ -27,6 +28,7 @@ mod trace;
 pub mod udp;
 mod units;
 
+pub use backoff::Backoff;
 pub use config::{Args, ConfigError, load, settings_help};
 pub use context::Context;
 pub use error_text::error_text;

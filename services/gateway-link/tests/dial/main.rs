@@ -6,6 +6,7 @@ mod extensions;
 mod peers;
 mod process;
 mod proxies;
+mod requests;
 mod trust;
 
 use std::time::Duration;

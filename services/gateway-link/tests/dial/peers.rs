@@ -94,40 +94,53 @@ impl Files {
     }
 }
 
-/// Opens WebSockets with whoever comes, and remembers which client certificates it was shown.
+/// Opens WebSockets with whoever comes, or answers every request alike, and remembers which client certificates it was shown.
 pub struct ControlPlane {
     pub address: SocketAddr,
     acceptor: Arc<Mutex<Option<TlsAcceptor>>>,
     seen: Arc<Mutex<Vec<Option<CertificateDer<'static>>>>>,
+    requests: Arc<Mutex<Vec<String>>>,
     _running: JoinSet<()>,
 }
 
 impl ControlPlane {
     /// Without a certificate: without TLS.
     pub async fn start(pair: Option<&Pair>) -> Self {
+        Self::with(pair, None).await
+    }
+
+    /// One that says this to each request, and closes; that says nothing, and does not.
+    pub async fn answering(pair: Option<&Pair>, answer: &'static str) -> Self {
+        Self::with(pair, Some(answer)).await
+    }
+
+    async fn with(pair: Option<&Pair>, answer: Option<&'static str>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let acceptor = Arc::new(Mutex::new(pair.map(|pair| TlsAcceptor::from(Arc::new(pair.server(None))))));
         let seen = Arc::new(Mutex::new(Vec::new()));
         let mut running = JoinSet::new();
         let (current, remembered) = (Arc::clone(&acceptor), Arc::clone(&seen));
+        let requests = Arc::<Mutex<Vec<String>>>::default();
+        let heard = Arc::clone(&requests);
         running.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((tcp, _)) = listener.accept().await {
                 let (acceptor, seen) = (current.lock().unwrap().clone(), Arc::clone(&remembered));
+                let requests = Arc::clone(&heard);
                 connections.spawn(async move {
                     let Some(acceptor) = acceptor else {
                         seen.lock().unwrap().push(None);
-                        return link(tcp).await;
+                        return attend(tcp, answer, &requests).await;
                     };
                     let Ok(tls) = acceptor.accept(tcp).await else { return };
                     let shown = tls.get_ref().1.peer_certificates().map(|chain| chain[0].clone().into_owned());
                     seen.lock().unwrap().push(shown);
-                    link(tls).await;
+                    attend(tls, answer, &requests).await;
                 });
             }
         });
-        Self { address, acceptor, seen, _running: running }
+        Self { address, acceptor, seen, requests, _running: running }
     }
 
     /// From the next connection on.
@@ -135,10 +148,38 @@ impl ControlPlane {
         *self.acceptor.lock().unwrap() = Some(TlsAcceptor::from(Arc::new(pair.server(clients))));
     }
 
+    /// What was asked since the last look, with the bodies.
+    pub fn requests(&self) -> Vec<String> {
+        std::mem::take(&mut *self.requests.lock().unwrap())
+    }
+
     /// The client certificates of the connections since the last look.
     pub fn seen(&self) -> Vec<Option<CertificateDer<'static>>> {
         std::mem::take(&mut *self.seen.lock().unwrap())
     }
+}
+
+async fn attend(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    answer: Option<&'static str>,
+    requests: &Mutex<Vec<String>>,
+) {
+    let Some(answer) = answer else { return link(stream).await };
+    let mut request = Vec::new();
+    // Every body here is this one.
+    while !request.ends_with(b"\r\n\r\n{}") {
+        match stream.read_u8().await {
+            Ok(byte) => request.push(byte),
+            Err(_) => return,
+        }
+    }
+    requests.lock().unwrap().push(String::from_utf8(request).unwrap());
+    if answer.is_empty() {
+        let _ = stream.read_u8().await;
+        return;
+    }
+    let _ = stream.write_all(answer.as_bytes()).await;
+    let _ = stream.shutdown().await;
 }
 
 async fn link(stream: impl AsyncRead + AsyncWrite + Unpin) {

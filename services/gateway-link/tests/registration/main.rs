@@ -9,6 +9,7 @@
 )]
 
 mod agent;
+mod calls;
 mod configured;
 mod gateway;
 mod keeper;

@@ -79,18 +79,19 @@ impl NatsBus {
             return Err(error);
         }
         let mut denied = self.signals.denied.subscribe();
+        let request = async_nats::Request::new().payload(payload).timeout(Some(R::TIMEOUT));
         let answer = tokio::select! {
-            answer = self.rpc.request(R::SUBJECT, payload) => answer,
+            answer = self.rpc.send_request(R::SUBJECT, request) => answer,
             () = denial(&mut denied, R::SUBJECT) => return Err(RequestError::Denied(R::SUBJECT.to_owned())),
             Ok(status) = status.wait_for(|status| *status != Status::Connected) => {
-                return Err(down(&status).unwrap_or(RequestError::Timeout));
+                return Err(down(&status).unwrap_or(RequestError::Timeout(R::TIMEOUT)));
             }
         };
         match answer {
             Ok(message) => request::decode_answer::<R>(&message.payload),
             Err(error) => Err(match error.kind() {
                 RequestErrorKind::NoResponders => RequestError::NoResponder,
-                RequestErrorKind::TimedOut => RequestError::Timeout,
+                RequestErrorKind::TimedOut => RequestError::Timeout(R::TIMEOUT),
                 RequestErrorKind::MaxPayloadExceeded => RequestError::Malformed(error.to_string()),
                 _ => RequestError::Unavailable(error.to_string()),
             }),

@@ -59,6 +59,8 @@ impl Chart {
                 vec![
                     "gateway-link.replicaCount=3",
                     "proxy-executor.replicaCount=2",
+                    "route-syncer.replicaCount=2",
+                    "route-syncer.refreshInterval=30m",
                     "gateway-link.server.listen=[::]:9090",
                     "agent.kubernetes.apiUrl=https://[fd00::1]:6444",
                     "agent.kubernetes.tokenExpirationSeconds=600",

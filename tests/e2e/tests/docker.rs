@@ -24,6 +24,7 @@ fn services() -> BTreeMap<&'static str, BTreeMap<String, String>> {
         ("control-plane", variables(&runtime::settings_help::<control_plane::Options>())),
         ("gateway-link", variables(&runtime::settings_help::<gateway_link::Options>())),
         ("proxy-executor", variables(&runtime::settings_help::<proxy_executor::Options>())),
+        ("route-syncer", variables(&runtime::settings_help::<route_syncer::Options>())),
         ("state-keeper", variables(&runtime::settings_help::<state_keeper::Options>())),
     ])
 }
@@ -147,7 +148,7 @@ fn compose_runs_every_service_with_settings_it_reads() -> Result<()> {
             ensure!(known.contains_key(key), "{name} sets {key}, which {binary} does not read");
         }
         // What docker/kubernetes.sh writes there.
-        let on_host = ["proxy-executor", "state-keeper"].contains(&binary);
+        let on_host = ["proxy-executor", "route-syncer", "state-keeper"].contains(&binary);
         ensure!(on_host == service.pointer("/env_file").is_some(), "{name} and the address of the API server");
         if on_host {
             let written = file("docker/kubernetes.sh")?;
@@ -183,7 +184,7 @@ fn compose_leads_from_each_to_the_next() -> Result<()> {
         compose.text("nats", "image")?
     );
     let mut probes = BTreeSet::new();
-    for name in ["gateway-link", "proxy-executor", "state-keeper"] {
+    for name in ["gateway-link", "proxy-executor", "route-syncer", "state-keeper"] {
         let url = compose.text(name, "environment/PIPEOPS_BUS_URL")?;
         ensure!(port(url) == bus, "{name} looks for the bus at {url}");
         ensure!(compose.text(name, "environment/PIPEOPS_BUS_USER")? == name, "{name} is another user of the bus");
@@ -191,7 +192,7 @@ fn compose_leads_from_each_to_the_next() -> Result<()> {
         let path = compose.text(name, "environment/PIPEOPS_BUS_PASSWORD_FILE")?;
         ensure!(path == format!("/run/secrets/{secret}"), "{name} reads its password from {path}");
         ensure!(compose.list(name, "secrets") == [secret.as_str()], "{name} is not given {secret}");
-        // Two of them are on the host's network.
+        // Three of them are on the host's network.
         if let Ok(address) = compose.text(name, "environment/PIPEOPS_SERVER_LISTEN") {
             ensure!(probes.insert(port(address)), "two services listen at {address}");
         }
@@ -273,7 +274,7 @@ async fn a_cluster_and_a_bus_take_what_compose_brings() -> Result<()> {
     // An agent that is there has its own identity in the namespace of the README.
     let namespace = compose.text("state-keeper", "environment/PIPEOPS_STATE_NAMESPACE")?;
     ensure!(namespace == "pipeops-local", "state-keeper would write into {namespace}");
-    for service in ["proxy-executor", "state-keeper"] {
+    for service in ["proxy-executor", "route-syncer", "state-keeper"] {
         let on_host = |key: &str| -> Result<String> {
             let path = compose.text(service, &format!("environment/{key}"))?;
             let volumes = compose.list(service, "volumes");
@@ -316,6 +317,7 @@ async fn a_cluster_and_a_bus_take_what_compose_brings() -> Result<()> {
     for (name, own, others) in [
         ("gateway-link", "pipeops.stream.io.gateway-link.>", "pipeops.state.identity.get"),
         ("proxy-executor", "pipeops.stream.open.kube", "pipeops.state.identity.get"),
+        ("route-syncer", "_INBOX_route-syncer.>", "pipeops.routes.sync"),
         ("state-keeper", "pipeops.state.identity.get", "pipeops.stream.open.kube"),
     ] {
         let password = std::fs::read_to_string(root.join(compose.password_file(name)?))?;
@@ -327,7 +329,7 @@ async fn a_cluster_and_a_bus_take_what_compose_brings() -> Result<()> {
         ensure!(answer.contains("Authorization Violation"), "{name} needs no password: {answer}");
         passwords.insert(password, name);
     }
-    ensure!(passwords.len() == 3 && passwords.keys().all(|password| password.len() >= 32), "{passwords:?}");
+    ensure!(passwords.len() == 4 && passwords.keys().all(|password| password.len() >= 32), "{passwords:?}");
     bus.stop().await?;
 
     // A bus that is up goes on with its passwords.

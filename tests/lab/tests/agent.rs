@@ -15,7 +15,16 @@ async fn every_replica_is_a_process_with_the_chart_s_files_and_rights() {
     let lab = Lab::start(Options { replicas, ..Options::default() }).await.unwrap();
 
     let names: Vec<_> = lab.processes().iter().map(|process| process.name()).collect();
-    for name in ["control-plane", "nats-server", "gateway-link", "proxy-executor", "proxy-executor-1", "state-keeper"] {
+    let all = [
+        "control-plane",
+        "nats-server",
+        "gateway-link",
+        "proxy-executor",
+        "proxy-executor-1",
+        "route-syncer",
+        "state-keeper",
+    ];
+    for name in all {
         assert!(names.contains(&name), "{names:?}");
     }
     let env = |name: &str, key: &str| lab.process(name).unwrap().spec().env.get(key).cloned();

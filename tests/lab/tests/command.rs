@@ -189,7 +189,7 @@ async fn a_lab_with_services_comes_up_works_and_goes() {
     assert!(shown.contains("through the agent") && shown.contains("kube-system"), "{shown}");
 
     let status = state.ok(&["status"]);
-    for name in ["control-plane", "nats-server", "gateway-link", "proxy-executor", "state-keeper"] {
+    for name in ["control-plane", "nats-server", "gateway-link", "proxy-executor", "route-syncer", "state-keeper"] {
         assert!(status.lines().any(|line| line.starts_with(name) && line.ends_with("ready")), "{status}");
     }
     let kubectl = state.ok(&["parts"]);

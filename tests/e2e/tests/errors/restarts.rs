@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 const NAMESPACE: &str = "pipeops-system";
 /// Those that are to end in order, and within their grace.
-const OURS: [&str; 4] = ["control-plane", "gateway-link", "state-keeper", "proxy-executor"];
+const OURS: [&str; 5] = ["control-plane", "gateway-link", "state-keeper", "proxy-executor", "route-syncer"];
 const BACK_WITHIN: Duration = Duration::from_secs(20);
 
 /// The cluster as the control plane lists it.
@@ -46,7 +46,7 @@ async fn identity(lab: &Lab) -> Result<(String, String)> {
 
 pub async fn identities_survive_restarts_of_everything(lab: Arc<Lab>) -> Result<()> {
     let before = identity(&lab).await?;
-    let ours = ["control-plane", "gateway-link", "state-keeper", "proxy-executor", "nats-server"];
+    let ours = ["control-plane", "gateway-link", "state-keeper", "proxy-executor", "route-syncer", "nats-server"];
     for name in ours.into_iter().chain(["kube-apiserver", "etcd"]) {
         let process = lab.process(name)?;
         let ended = process.stop().await?.with_context(|| format!("{name} did not run"))?;

@@ -22,9 +22,16 @@ pub async fn services_have_exactly_the_rights_they_need(lab: Arc<Lab>) -> Result
     ensure!(nothing.iter().any(|right| right.contains("selfsubjectaccessreviews")), "{nothing:?}");
     let executor =
         &["groups [] [] [impersonate]", "users [] [] [impersonate]", "nodes [] [] [list]", "pods [] [] [list]"];
-    let cases: [(&str, &str, &[&str]); 6] = [
+    let syncer = &[
+        "events.events.k8s.io [] [] [create]",
+        "ingressclasses.networking.k8s.io [] [] [get list watch]",
+        "ingresses.networking.k8s.io [] [] [get list watch]",
+        "services [] [] [get list watch]",
+    ];
+    let cases: [(&str, &str, &[&str]); 7] = [
         ("proxy-executor", NAMESPACE, executor),
         ("proxy-executor", "default", executor),
+        ("route-syncer", "default", syncer),
         (
             "state-keeper",
             NAMESPACE,
@@ -72,7 +79,7 @@ pub async fn services_have_exactly_the_rights_they_need(lab: Arc<Lab>) -> Result
 
     // The rules are enforced, not only listed.
     let args = ["get", "secrets", "-n", NAMESPACE];
-    for service in ["state-keeper", "proxy-executor", "gateway-link"] {
+    for service in ["state-keeper", "proxy-executor", "route-syncer", "gateway-link"] {
         let refused = lab.admin().run(&[&args[..], &[account(service).as_str()]].concat()).await?;
         ensure!(!refused.success() && refused.stderr.contains("(Forbidden)"), "{service}: {refused:?}");
     }

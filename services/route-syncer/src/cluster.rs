@@ -14,6 +14,7 @@ use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use runtime::Condition;
 use serde::de::DeserializeOwned;
+use targets::Access;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -28,7 +29,7 @@ const DEBOUNCE: Duration = Duration::from_millis(200);
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// Looks at everything, and gives what is wished for whenever that changes. Never returns.
-pub async fn follow(client: Client, condition: Condition, wished: watch::Sender<Option<Arc<Wished>>>) {
+pub async fn follow(client: Client, access: Access, condition: Condition, wished: watch::Sender<Option<Arc<Wished>>>) {
     let watching = Arc::new(Watching { changed: Notify::new(), missing: Mutex::default(), condition });
     let mut tasks = JoinSet::new();
     let ingresses = watching.start::<Ingress>(&mut tasks, &client, "Ingresses");
@@ -41,7 +42,7 @@ pub async fn follow(client: Client, condition: Condition, wished: watch::Sender<
             continue;
         }
         let objects = Objects { ingresses: ingresses.state(), classes: classes.state(), services: services.state() };
-        let new = rules::wished(&objects);
+        let new = rules::wished(&objects, &access);
         wished.send_if_modified(|old| {
             let changed = old.as_deref() != Some(&new);
             if changed {

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use kube::ResourceExt as _;
+use protocol::Target;
 use protocol::route::IngressController;
+use targets::Access;
 
 use crate::rules::{Services, port_number};
 
@@ -28,8 +30,8 @@ const LABELS: [(&str, &str); 3] = [
 /// The class of an Ingress before there was `spec.ingressClassName`.
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 
-/// The cluster's, if there is one that takes plain HTTP: the gateway has ended TLS already.
-pub fn find(services: &Services<'_>) -> Option<IngressController> {
+/// The cluster's, if there is one that takes plain HTTP, as the gateway has ended TLS already, and that may be reached from there.
+pub fn find(services: &Services<'_>, access: &Access) -> Option<IngressController> {
     let known = KNOWN.iter().filter_map(|(namespace, name)| services.get(namespace, name));
     let labelled = NAMESPACES.iter().flat_map(|namespace| {
         LABELS.iter().flat_map(|(key, value)| {
@@ -38,7 +40,10 @@ pub fn find(services: &Services<'_>) -> Option<IngressController> {
                 .filter(move |service| service.labels().get(*key).is_some_and(|v| v == value))
         })
     });
-    known.chain(labelled).find_map(of)
+    let may_be_reached = |found: &IngressController| {
+        Target::new(&found.namespace, &found.name, found.port).is_ok_and(|target| access.check(&target).is_ok())
+    };
+    known.chain(labelled).filter_map(of).find(may_be_reached)
 }
 
 fn of(service: &Arc<Service>) -> Option<IngressController> {

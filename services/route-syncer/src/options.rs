@@ -12,6 +12,8 @@ pub struct Options {
     pub bus: bus::Options,
     /// The API server whose objects are watched.
     pub kubernetes: kubernetes::ApiServer,
+    /// Services that routes may lead to: what gateway-link lets the control plane reach.
+    pub services: targets::Access,
     /// What the control plane is told.
     pub routes: Routes,
 }

@@ -8,6 +8,7 @@ use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend,
 use kube::ResourceExt as _;
 use protocol::route::{IngressController, IngressRoutes, PathType, Route, RoutePath, RouteRule, RouteSync};
 use protocol::tunnel::RoutingMode;
+use targets::Access;
 
 use crate::controller;
 
@@ -87,13 +88,13 @@ pub fn port_number(port: i32) -> Option<u16> {
 }
 
 /// What the cluster's owner wishes to be reached through the control plane.
-pub fn wished(objects: &Objects) -> Wished {
+pub fn wished(objects: &Objects, access: &Access) -> Wished {
     let services = Services::of(&objects.services);
-    let controller = controller::find(&services);
+    let controller = controller::find(&services, access);
     let mut managed: Vec<_> = objects.ingresses.iter().filter(|ingress| is_managed(ingress)).collect();
     // Who was first keeps a hostname and path, whichever order they are listed in.
     managed.sort_by_cached_key(|ingress| (ingress.creation_timestamp(), ingress.namespace(), ingress.name_any()));
-    let mut reading = Reading { services: &services, taken: HashMap::new() };
+    let mut reading = Reading { services: &services, access, taken: HashMap::new() };
     let mut wished = Wished {
         sync: RouteSync {
             routing_mode: RoutingMode::Tunnel,
@@ -153,6 +154,7 @@ fn annotations(ingress: &Ingress, host: &str) -> BTreeMap<String, String> {
 #[derive(Debug)]
 struct Reading<'a> {
     services: &'a Services<'a>,
+    access: &'a Access,
     /// Hostnames and paths, with the Ingress that has them.
     taken: HashMap<(String, String, PathType), String>,
 }
@@ -232,7 +234,7 @@ impl Reading<'_> {
                 RoutePath { path: text, path_type, service_name: service, service_port: port, service_namespace: None }
             }
         };
-        check(source, host, &read)?;
+        check(source, host, &read, self.access)?;
         let key = (host.to_owned(), read.path.clone(), path_type);
         let this = format!("{}/{}", source.namespace, source.name);
         match self.taken.get(&key) {
@@ -279,8 +281,8 @@ impl Reading<'_> {
     }
 }
 
-/// As the control plane will look at it.
-fn check(source: &Source, host: &str, path: &RoutePath) -> Result<(), String> {
+/// As the control plane will look at it, and gateway-link when clients come.
+fn check(source: &Source, host: &str, path: &RoutePath, access: &Access) -> Result<(), String> {
     let route = Route {
         hostname: host.to_owned(),
         cluster_uuid: String::new(),
@@ -297,7 +299,8 @@ fn check(source: &Source, host: &str, path: &RoutePath) -> Result<(), String> {
         deployment_id: None,
         deployment_name: None,
     };
-    route.check().map(drop).map_err(|error| runtime::error_text(&error))
+    let target = route.check().map_err(|error| runtime::error_text(&error))?;
+    access.check(&target).map_err(|error| error.to_string())
 }
 
 /// Whether TLS is asked for by this name: an entry without names is for all.

@@ -54,7 +54,7 @@ pub async fn run_on(options: Options, context: runtime::Context, bus: Bus, clien
     beside.spawn(bus.clone().watch_status(move |state| condition.set(state)));
     beside.spawn(probe(client.clone(), context.health.condition("kubernetes")));
     // With warm caches, whoever leads.
-    beside.spawn(cluster::follow(client.clone(), context.health.condition("watch"), wished));
+    beside.spawn(cluster::follow(client.clone(), options.services.clone(), context.health.condition("watch"), wished));
     beside.spawn(links::follow(bus.clone(), new_links));
     beside.spawn(events::follow(client, candidate.name().to_owned(), told.subscribe()));
     tokio::select! {

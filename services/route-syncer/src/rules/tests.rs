@@ -45,8 +45,13 @@ fn traefik() -> Arc<Service> {
     )
 }
 
+/// Everything, so that the controller of kube-system is as good as any.
+fn access() -> Access {
+    Access { deny: Vec::new(), ..Access::default() }
+}
+
 fn of(ingresses: Vec<Arc<Ingress>>, services: Vec<Arc<Service>>) -> Wished {
-    wished(&Objects { ingresses, services, classes: Vec::new() })
+    wished(&Objects { ingresses, services, classes: Vec::new() }, &access())
 }
 
 /// Each route as text.
@@ -173,11 +178,26 @@ fn an_ingress_of_another_controllers_class_leads_straight_to_its_service() {
             services: [web(), vec![traefik()]].concat(),
             classes: vec![class.clone()],
         };
-        routes(&wished(&objects)).remove(0)
+        routes(&wished(&objects, &access())).remove(0)
     };
     assert!(to("public").ends_with("kube-system/traefik:8000"));
     assert!(to("traefik").ends_with("kube-system/traefik:8000"), "by name, where there is no such class");
     assert!(to("nginx").ends_with("shop/web:80"));
+}
+
+#[test]
+fn what_the_owner_does_not_let_be_reached_is_no_route_and_its_controller_none() {
+    let objects = || Objects {
+        ingresses: vec![ingress("shop", "web", 1, &rule("a.example.com", "/", "{name: web, port: {number: 80}}"))],
+        services: [web(), vec![traefik()]].concat(),
+        classes: Vec::new(),
+    };
+    let by_default = wished(&objects(), &Access::default());
+    assert_eq!(routes(&by_default), ["http://a.example.com/ Prefix shop/web:80"], "kube-system is not to be reached");
+    let denied =
+        Access { deny: vec!["shop/*".parse().unwrap(), "kube-system/*".parse().unwrap()], ..Access::default() };
+    let reason = r#"a.example.com/: Service shop/web:80 may not be reached: this cluster's settings deny "shop/*""#;
+    assert_eq!(skipped(&wished(&objects(), &denied)), [reason]);
 }
 
 #[test]

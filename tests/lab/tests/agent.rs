@@ -93,7 +93,7 @@ async fn an_existing_cluster_is_used_and_left_as_it_was() {
     // There might be nodes, and the pods would be a second agent.
     let pods = "jsonpath={.items[*].spec.replicas}";
     let pods = cluster.direct().stdout(&["get", "deployments", "-n", "pipeops-lab", "-o", pods]).await.unwrap();
-    assert_eq!(pods, "0 0 0 0");
+    assert_eq!(pods, "0 0 0 0 0");
 
     agent.stop().await.unwrap();
     assert_eq!(left().await, Vec::<String>::new());

@@ -69,7 +69,8 @@ pub async fn identities_survive_restarts_of_everything(lab: Arc<Lab>) -> Result<
     let state = object(&lab, "configmap/pipeops-agent-state").await?;
     let keys: Vec<&str> =
         state.pointer("/data").and_then(Value::as_object).context("no data")?.keys().map(String::as_str).collect();
-    ensure!(keys.iter().all(|key| ["agent_id", "cluster_id", "gateway_ws_url"].contains(key)), "{keys:?}");
+    let known = ["agent_id", "cluster_config", "cluster_id", "gateway_ws_url"];
+    ensure!(keys.iter().all(|key| known.contains(key)), "{keys:?}");
     for (name, value) in [("name", "pipeops-agent"), ("component", "state"), ("managed-by", "pipeops-agent")] {
         ensure!(text(&state, &format!("/metadata/labels/app.kubernetes.io~1{name}")) == value, "{state}");
     }

@@ -1,4 +1,8 @@
 //! What gateway-link does at the control plane's REST endpoints for those who have neither a token nor a way out.
+//!
+//! Sets may be of thousands, and a message of the bus holds 1 MB: they travel compressed.
+
+mod packed;
 
 use std::time::Duration;
 
@@ -30,6 +34,7 @@ pub struct LinkSeen {
 /// Makes the routes of this cluster be these, and no others. gateway-link fills in which cluster it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SyncRoutes {
+    #[serde(with = "packed")]
     pub sync: RouteSync,
 }
 
@@ -37,6 +42,7 @@ pub struct SyncRoutes {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SyncedRoutes {
     /// None from a control plane of the published protocol, which does not say what became of each.
+    #[serde(with = "packed")]
     pub answer: Option<RouteAnswer>,
 }
 
@@ -49,6 +55,7 @@ pub struct UnregisterRoute {
 /// Makes the tunnels of this cluster be these, and no others. gateway-link fills in which cluster it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SyncTunnels {
+    #[serde(with = "packed")]
     pub sync: TunnelSync,
 }
 

@@ -228,17 +228,6 @@ fn what_is_deployed_is_told_and_nothing_large_or_foreign() {
     assert_eq!(told(", pipeops.io/deployment-id: d-1, pipeops.io/deployment-name: Shop"), pair("d-1", "Shop"));
 }
 
-#[test]
-fn a_thousand_ingresses_fit_one_message_of_the_bus() {
-    let spec =
-        |n: usize| rule(&format!("shop-number-{n}.apps.customer.example.com"), "/", "{name: web, port: {number: 80}}");
-    let all = (0..1000).map(|n| ingress("shop", &format!("ingress-of-shop-{n}"), 1, &spec(n))).collect();
-    let wished = of(all, [web(), vec![traefik()]].concat());
-    assert_eq!(wished.sync.ingresses.len(), 1000);
-    let size = serde_json::to_vec(&wished.sync).unwrap().len();
-    assert!(size < 700_000, "{size} bytes");
-}
-
 proptest! {
     #[test]
     fn nothing_in_an_ingress_makes_a_route_that_is_none(host in "(?s).{0,80}", path in "(?s).{0,40}", name in ".{0,10}", port in any::<i32>()) {

@@ -24,7 +24,7 @@ struct Rest {
     address: SocketAddr,
     said: Arc<Mutex<VecDeque<(u16, Value)>>>,
     asked: Arc<Mutex<Vec<(String, String, Value)>>>,
-    _running: JoinSet<()>,
+    running: JoinSet<()>,
 }
 
 impl Rest {
@@ -49,7 +49,7 @@ impl Rest {
                 let _ = tcp.write_all((head + &answer).as_bytes()).await;
             }
         });
-        Self { address, said, asked, _running: running }
+        Self { address, said, asked, running }
     }
 
     /// What the next request is answered with.
@@ -148,7 +148,7 @@ async fn calls_are_made_for_the_registered_cluster_with_its_token_link_or_not() 
 
 #[tokio::test]
 async fn what_the_control_plane_refuses_is_said_in_its_words() {
-    let (keeper, rest) = (Keeper::start().await, Rest::start().await);
+    let (keeper, mut rest) = (Keeper::start().await, Rest::start().await);
     keeper.stored().identity.cluster_id = Some(ClusterId::new("c-1").unwrap());
     let _agent = Agent::start(&keeper, rest.options());
     let sync = SyncRoutes::default();
@@ -164,7 +164,7 @@ async fn what_the_control_plane_refuses_is_said_in_its_words() {
     rest.will_say(200, json!("no answer"));
     let error = refused(&keeper, &SyncTunnels::default()).await;
     assert!(matches!(&error, CallError::Unreadable { .. }), "{error:?}");
-    drop(rest);
+    rest.running.shutdown().await;
     let error = refused(&keeper, &sync).await;
     assert!(matches!(&error, CallError::Unreachable { reason } if reason.contains("cannot connect")), "{error:?}");
 }

@@ -7,7 +7,7 @@ use crate::{
 use anyhow::{Context, Result, bail};
 use std::{
     collections::BTreeMap,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -22,6 +22,8 @@ pub(crate) struct ControlPlane {
     pub(crate) spec: Spec,
     /// `https://ADDRESS:PORT`.
     pub(crate) url: String,
+    /// Where it serves web apps of the cluster: over HTTP and HTTPS.
+    pub(crate) web: [SocketAddr; 2],
     data: PathBuf,
 }
 
@@ -33,7 +35,8 @@ impl ControlPlane {
         address: Ipv4Addr,
         extra: &BTreeMap<String, String>,
     ) -> Result<Self> {
-        let [port, health] = ports::free()?;
+        let [port, health, http, https] = ports::free()?;
+        let web = [http, https].map(|port| SocketAddr::from((address, port)));
         let data = folder.join("control-plane");
         std::fs::create_dir_all(&data).with_context(|| format!("cannot create {}", data.display()))?;
         let url = format!("https://{address}:{port}");
@@ -41,6 +44,8 @@ impl ControlPlane {
             ("PIPEOPS_DATA_DIR", data.display().to_string()),
             ("PIPEOPS_LISTEN", format!("{address}:{port}")),
             ("PIPEOPS_TLS_NAMES", address.to_string()),
+            ("PIPEOPS_GATEWAY_HTTP_LISTEN", web[0].to_string()),
+            ("PIPEOPS_GATEWAY_HTTPS_LISTEN", web[1].to_string()),
             // For tunnels, where `listen` is for the rest.
             ("PIPEOPS_GATEWAY_LISTEN", address.to_string()),
             ("PIPEOPS_SERVER_LISTEN", format!("127.0.0.1:{health}")),
@@ -57,7 +62,7 @@ impl ControlPlane {
             health: Health::Http(format!("http://127.0.0.1:{health}/ready")),
             grace: GRACE,
         };
-        Ok(Self { spec, url, data })
+        Ok(Self { spec, url, web, data })
     }
 
     /// `control-plane token create` with these arguments; gives the token.

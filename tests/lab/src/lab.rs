@@ -290,6 +290,14 @@ impl Lab {
         Ok(&self.link()?.control_plane.url)
     }
 
+    /// Where the control plane serves web apps of the cluster: over HTTP and HTTPS.
+    ///
+    /// # Errors
+    /// In a lab without services.
+    pub fn web(&self) -> Result<[SocketAddr; 2]> {
+        Ok(self.link()?.control_plane.web)
+    }
+
     /// The cluster's API as the control plane serves it.
     ///
     /// # Errors

@@ -30,7 +30,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use protocol::{ClusterId, StreamKind, Target, Tunnel};
 use runtime::error_text;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -39,12 +39,13 @@ use tokio_util::task::TaskTracker;
 pub use metrics::TunnelMetrics;
 pub use ports::PortRange;
 pub use record::{Owner, TunnelRecord};
-pub use registry::{Known, Registry};
+pub use registry::Registry;
 
-use self::ports::{Bind, Bound};
+use self::ports::{Bind, Bound, Taken};
 use self::reach::{Unreachable, Way};
 use crate::clusters::Clusters;
 use crate::options;
+use crate::store::StoreError;
 
 /// How soon a port that could not be opened is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -61,10 +62,48 @@ pub struct Shared {
     pub tasks: TaskTracker,
     /// Ends what is left of them.
     pub cut: CancellationToken,
+    /// For clients of all tunnels together.
+    pub places: Arc<Semaphore>,
+    /// For those of each cluster.
+    pub of_clusters: Mutex<HashMap<ClusterId, Arc<Semaphore>>>,
 }
 
-/// Whether a tunnel's port is open, or why it is not; by the tunnel's name.
-pub type States = BTreeMap<String, Result<u16, String>>;
+/// A client's place among those of its cluster, and of all.
+#[derive(Debug)]
+pub struct Place(#[expect(dead_code, reason = "owned, not used")] [OwnedSemaphorePermit; 2]);
+
+impl Shared {
+    pub fn new(
+        clusters: Arc<Clusters>,
+        options: options::Gateway,
+        metrics: Arc<TunnelMetrics>,
+        tasks: TaskTracker,
+        cut: CancellationToken,
+    ) -> Self {
+        let places = semaphore(options.max_clients_total);
+        Self { clusters, options, metrics, tasks, cut, places, of_clusters: Mutex::default() }
+    }
+
+    fn places_of(&self, cluster: &ClusterId) -> Arc<Semaphore> {
+        let mut of_clusters = self.of_clusters.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(of_clusters.entry(cluster.clone()).or_insert_with(|| semaphore(self.options.max_clients)))
+    }
+}
+
+fn semaphore(places: usize) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)))
+}
+
+/// What became of tunnels, by name.
+pub type States = BTreeMap<String, State>;
+
+/// Whether a tunnel's port is open, or why it is not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    /// As it was asked for when that was so.
+    pub of: Arc<TunnelRecord>,
+    pub port: Result<u16, String>,
+}
 
 /// Keeps the ports that are open those of the registry.
 #[derive(Debug)]
@@ -72,7 +111,7 @@ pub struct Gateway {
     shared: Arc<Shared>,
     registry: Arc<Registry>,
     open: HashMap<String, OpenPort>,
-    states: watch::Sender<Arc<States>>,
+    states: watch::Sender<States>,
 }
 
 /// One open port.
@@ -90,6 +129,8 @@ pub struct Port {
     name: String,
     shared: Arc<Shared>,
     cluster: ClusterId,
+    /// For clients of the cluster.
+    places: Arc<Semaphore>,
     served: RwLock<Served>,
     /// The tunnel is there no more.
     ended: CancellationToken,
@@ -110,10 +151,15 @@ impl Port {
         self.served.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    async fn open(&self, kind: StreamKind, served: &Served, client: SocketAddr) -> Result<Way, Unreachable> {
+    /// A way to the cluster, and the client's place, which is to be kept as long.
+    async fn open(&self, kind: StreamKind, served: &Served, client: SocketAddr) -> Result<(Way, Place), Unreachable> {
+        let place = |places: &Arc<Semaphore>| Arc::clone(places).try_acquire_owned();
+        let of_cluster = place(&self.places).map_err(|_| Unreachable::TooMany("gateway.max_clients"))?;
+        let of_all = place(&self.shared.places).map_err(|_| Unreachable::TooMany("gateway.max_clients_total"))?;
         let cluster = self.shared.clusters.find(self.cluster.as_str());
         let cluster = cluster.ok_or_else(|| Unreachable::NoLink("the tunnel's cluster is not known".to_owned()))?;
-        reach::open(&cluster, kind, &served.tunnel.tunnel, &served.target, client).await
+        let way = reach::open(&cluster, kind, &served.tunnel.tunnel, &served.target, client).await?;
+        Ok((way, Place([of_cluster, of_all])))
     }
 
     /// Says why clients are not served: once in a while, however many come.
@@ -144,7 +190,7 @@ impl Gateway {
         Self { shared, registry, open: HashMap::new(), states: watch::Sender::default() }
     }
 
-    pub fn states(&self) -> watch::Receiver<Arc<States>> {
+    pub fn states(&self) -> watch::Receiver<States> {
         self.states.subscribe()
     }
 
@@ -170,54 +216,85 @@ impl Gateway {
             open.port.ended.cancel();
             tracing::info!(tunnel = name, port = open.number, "a tunnel's port is closed");
         }
-        let mut states = States::new();
-        for (name, record) in &known {
-            let Some(state) = self.ensure(record, &known).await else { continue };
-            if let Err(error) = &state
-                && self.states.borrow().get(name) != Some(&state)
-            {
-                tracing::error!(tunnel = name, error, "a tunnel's port cannot be opened");
-            }
-            states.insert(name.clone(), state);
+        let has_port = |name: &String| known.get(name).is_some_and(|record| record.tunnel.has_port());
+        self.states.send_modify(|states| states.retain(|name, _| has_port(name)));
+        let mut taken = ports::taken(&known);
+        let mut failed = 0_u32;
+        for record in known.values().filter(|record| record.tunnel.has_port()) {
+            let Some(state) = self.ensure(record, &mut taken).await else { continue };
+            failed += u32::from(state.port.is_err());
+            self.publish(state);
         }
-        let failed = states.values().filter(|state| state.is_err()).count();
         self.shared.metrics.ports.store(i64::try_from(self.open.len()).unwrap_or(i64::MAX), Relaxed);
-        self.shared.metrics.failed_ports.store(i64::try_from(failed).unwrap_or(i64::MAX), Relaxed);
-        self.states.send_replace(Arc::new(states));
+        self.shared.metrics.failed_ports.store(failed.into(), Relaxed);
         failed > 0
     }
 
-    /// None: it needs no port.
-    async fn ensure(&mut self, record: &Arc<TunnelRecord>, known: &Known) -> Option<Result<u16, String>> {
-        if !record.tunnel.has_port() {
-            return None;
-        }
+    fn publish(&self, state: State) {
+        let name = &state.of.name;
+        self.states.send_if_modified(|states| {
+            let before = states.get(name);
+            if before == Some(&state) {
+                return false;
+            }
+            if let Err(error) = &state.port
+                && before.is_none_or(|before| before.port != state.port)
+            {
+                tracing::error!(tunnel = name, error, "a tunnel's port cannot be opened");
+            }
+            states.insert(name.clone(), state.clone());
+            true
+        });
+    }
+
+    /// None: it is gone, or asks for something else by now.
+    async fn ensure(&mut self, record: &Arc<TunnelRecord>, taken: &mut Taken) -> Option<State> {
+        let failed = |error: &(dyn std::error::Error + 'static)| {
+            Some(State { of: Arc::clone(record), port: Err(error_text(error)) })
+        };
         let target = match record.tunnel.check() {
             Ok(target) => target,
-            Err(error) => return Some(Err(error_text(&error))),
+            Err(error) => return failed(&error),
         };
-        let served = Served { tunnel: Arc::clone(record), target };
-        if let Some(open) = self.open.get(&record.name) {
-            *open.port.served.write().unwrap_or_else(PoisonError::into_inner) = served;
-            return Some(Ok(open.number));
-        }
-        let bound = match ports::bind(&self.shared.options, record, known).await {
-            Ok(bound) => bound,
-            Err(error) => return Some(Err(error_text(&error))),
+        let (number, bound) = match self.open.get(&record.name) {
+            Some(open) => (open.number, None),
+            None => match ports::bind(&self.shared.options, record, taken).await {
+                Ok(bound) => (bound.port, Some(bound)),
+                Err(error) => return failed(&error),
+            },
         };
-        let number = bound.port;
-        if record.tunnel.tunnel_port.is_none() {
-            let mut assigned = (**record).clone();
-            assigned.tunnel.tunnel_port = Some(number);
-            match self.registry.change(move |folder| folder.replace(&assigned)).await {
-                // It is as good as closed: the folder says that it is gone.
-                Ok(false) => return None,
-                Ok(true) => {}
-                Err(error) => return Some(Err(error_text(&error))),
-            }
+        let record = match self.assign(record, number).await {
+            Ok(assigned) => assigned?,
+            Err(error) => return failed(&error),
+        };
+        taken.insert((record.tunnel.protocol, number), record.name.clone());
+        let served = Served { tunnel: Arc::clone(&record), target };
+        match (bound, self.open.get(&record.name)) {
+            (Some(bound), _) => self.start(&record, served, bound),
+            (None, Some(open)) => *open.port.served.write().unwrap_or_else(PoisonError::into_inner) = served,
+            (None, None) => {}
         }
-        self.start(record, served, bound);
-        Some(Ok(number))
+        Some(State { of: record, port: Ok(number) })
+    }
+
+    /// The record with the port that it has from now on. None: it is gone, or asks for something else by now.
+    async fn assign(&self, record: &Arc<TunnelRecord>, number: u16) -> Result<Option<Arc<TunnelRecord>>, StoreError> {
+        if record.tunnel.tunnel_port == Some(number) {
+            return Ok(Some(Arc::clone(record)));
+        }
+        let asked = Arc::clone(record);
+        let assigning = self.registry.change(move |folder, changes| {
+            let stored = folder.get(&asked.name)?;
+            let Some(mut same) = stored.clone().filter(|stored| stored.asks_the_same(&asked)) else {
+                changes.push((asked.name.clone(), stored));
+                return Ok(None);
+            };
+            same.tunnel.tunnel_port = Some(number);
+            let is_there = folder.replace(&same)?;
+            changes.push((same.name.clone(), is_there.then(|| same.clone())));
+            Ok(is_there.then(|| Arc::new(same)))
+        });
+        assigning.await
     }
 
     fn start(&mut self, record: &TunnelRecord, served: Served, bound: Bound) {
@@ -226,6 +303,7 @@ impl Gateway {
             name: record.name.clone(),
             shared: Arc::clone(&self.shared),
             cluster: record.cluster.clone(),
+            places: self.shared.places_of(&record.cluster),
             served: RwLock::new(served),
             ended: self.shared.cut.child_token(),
             complained: Mutex::default(),
@@ -248,14 +326,15 @@ impl OpenPort {
         record.tunnel.has_port()
             && record.cluster == self.port.cluster
             && record.tunnel.protocol == served.tunnel.tunnel.protocol
+            && record.asked_port.is_none_or(|port| port == self.number)
             && record.tunnel.tunnel_port.is_none_or(|port| port == self.number)
     }
 }
 
 /// The tunnel as clients of the API see it; `host` is under which they reach the control plane.
-pub fn shown(record: &TunnelRecord, state: Option<&Result<u16, String>>, host: &str) -> Tunnel {
+pub fn shown(record: &TunnelRecord, state: Option<&State>, host: &str) -> Tunnel {
     let mut tunnel = record.tunnel.clone();
-    match state {
+    match state.map(|state| &state.port) {
         Some(Ok(port)) => {
             tunnel.tunnel_port = Some(*port);
             let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };

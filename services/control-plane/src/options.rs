@@ -103,6 +103,11 @@ pub struct Gateway {
     pub host: Option<String>,
     /// Tunnels that one cluster may have.
     pub max_tunnels: usize,
+    /// Clients that all tunnels of one cluster may have at once: TCP connections and UDP sessions. To be below
+    /// `links.max_streams`, of which they take one each, so that requests find room beside them.
+    pub max_clients: usize,
+    /// Clients that all tunnels of all clusters may have at once.
+    pub max_clients_total: usize,
     /// TCP connections that may be open through one tunnel at once. More are reset.
     pub max_connections: usize,
     /// UDP sessions, one for each client's address and port, that one tunnel may have at once. Datagrams of more clients
@@ -141,8 +146,10 @@ impl Default for Gateway {
             ports: PortRange::new(15_000, 35_000),
             host: None,
             max_tunnels: 256,
-            max_connections: 4096,
-            max_sessions: 4096,
+            max_clients: 3072,
+            max_clients_total: 16_384,
+            max_connections: 2048,
+            max_sessions: 2048,
             udp_idle_timeout: Duration::from_secs(60),
             http_listen: None,
             https_listen: None,

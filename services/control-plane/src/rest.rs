@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use crate::auth::{Grant, TokenRecord, Tokens};
 use crate::clusters::{Cluster, Clusters, Told};
-use crate::stay::Stay;
+use crate::site::Client;
 
 #[derive(Clone, Debug)]
 struct Api {
@@ -71,12 +71,12 @@ pub fn router(tokens: Arc<Tokens>, clusters: Arc<Clusters>, more: Router) -> Rou
         })
 }
 
-async fn list(State(api): State<Api>, Extension(stay): Extension<Arc<Stay>>, headers: HeaderMap) -> Response {
+async fn list(State(api): State<Api>, Extension(client): Extension<Client>, headers: HeaderMap) -> Response {
     let token = match api.tokens.authenticate(&headers).await {
         Ok(token) => token,
         Err(status) => return failure(&status),
     };
-    let _authenticated = stay.authenticated();
+    let _authenticated = client.stay.authenticated();
     if matches!(token.grant, Grant::Agent { .. }) {
         return failure(&Status::forbidden("an agent's token does not list clusters"));
     }

@@ -72,7 +72,7 @@ impl Site for Router {
             };
         }
         if Target::of(request.uri()).is_none() {
-            request.extensions_mut().insert(Arc::clone(stay));
+            request.extensions_mut().insert(client.clone());
             let answer: Result<_, Infallible> = self.rest.clone().oneshot(request).await;
             return match answer {
                 Ok(response) => watch.ours(response),

@@ -66,19 +66,20 @@ pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<
     });
     let (tasks, cut) = (TaskTracker::new(), CancellationToken::new());
     let gateway = Gateway::new(
-        Arc::new(gateway::Shared {
-            clusters: Arc::clone(&clusters),
-            options: options.gateway.clone(),
-            metrics: TunnelMetrics::register(&context.meter),
-            tasks: tasks.clone(),
-            cut: cut.clone(),
-        }),
+        Arc::new(gateway::Shared::new(
+            Arc::clone(&clusters),
+            options.gateway.clone(),
+            TunnelMetrics::register(&context.meter),
+            tasks.clone(),
+            cut.clone(),
+        )),
         Arc::clone(&registry),
     );
     let callers = Callers {
         tokens: Arc::clone(&tokens),
         agent_tokens: Arc::clone(&agent_tokens),
         clusters: Arc::clone(&clusters),
+        certified_agents: options.tls.client_ca_file.is_some(),
     };
     let tunnels = gateway::api::router(gateway::api::Api {
         callers: callers.clone(),

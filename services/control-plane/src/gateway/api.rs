@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::extract::{self, DefaultBodyLimit, Path};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
 use axum::routing::{delete, get, post};
@@ -20,9 +20,9 @@ use tokio::time::timeout;
 use super::callers::{Answer, Callers, read, respond};
 use super::record::{Owner, TunnelRecord};
 use super::registry::Registry;
-use super::{States, shown};
+use super::{State, States, shown};
 use crate::options;
-use crate::stay::Stay;
+use crate::site::Client;
 use crate::store::StoreError;
 
 /// How long an agent waits for its port.
@@ -35,13 +35,15 @@ const MAX_BODY: usize = 4 << 20;
 pub struct Api {
     pub callers: Callers,
     pub registry: Arc<Registry>,
-    pub states: watch::Receiver<Arc<States>>,
+    pub states: watch::Receiver<States>,
     pub options: options::Gateway,
 }
 
 /// As [`protocol::tunnel::TunnelSync`], with entries that may be anything.
 #[derive(Deserialize)]
 struct Sync {
+    /// Nullable, and not to be left out: a set that is not sent is not an empty one.
+    #[serde(deserialize_with = "Deserialize::deserialize")]
     tunnels: Option<Vec<Value>>,
 }
 
@@ -57,15 +59,15 @@ pub fn router(api: Api) -> Router {
 }
 
 async fn list(
-    State(api): State<Api>,
-    Extension(stay): Extension<Arc<Stay>>,
+    extract::State(api): extract::State<Api>,
+    Extension(client): Extension<Client>,
     Path(cluster): Path<String>,
     headers: HeaderMap,
 ) -> Response {
     let answer = async {
-        let cluster = api.callers.readable(&cluster, &headers).await?.record().id.clone();
-        let _authenticated = stay.authenticated();
-        let (host, states) = (api.host(&headers), Arc::clone(&api.states.borrow()));
+        let cluster = api.callers.readable(&cluster, &headers, &client).await?.record().id.clone();
+        let _authenticated = client.stay.authenticated();
+        let (host, states) = (api.host(&headers), api.states.borrow());
         let records = api.registry.of(&cluster);
         let tunnels = records.iter().map(|record| shown(record, states.get(&record.name), &host));
         Ok(Json(tunnels.collect::<Vec<_>>()))
@@ -74,25 +76,28 @@ async fn list(
 }
 
 async fn register(
-    State(api): State<Api>,
-    Extension(stay): Extension<Arc<Stay>>,
+    extract::State(api): extract::State<Api>,
+    Extension(client): Extension<Client>,
     Path(cluster): Path<String>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
     let answer = async {
-        let cluster = api.callers.agent_of(&cluster, &headers).await?.record().id.clone();
-        let _authenticated = stay.authenticated();
+        let cluster = api.callers.agent_of(&cluster, &headers, &client).await?.record().id.clone();
+        let _authenticated = client.stay.authenticated();
         let tunnel: Tunnel = read(&body)?;
+        let record = api.plan(&cluster, tunnel).map_err(|reason| Box::new(Status::bad_request(reason)))?;
         let before = api.registry.of(&cluster);
-        let record = api.plan(&cluster, tunnel, &before).map_err(|reason| Box::new(Status::bad_request(reason)))?;
         if before.len() >= api.options.max_tunnels && !before.iter().any(|old| old.name == record.name) {
             return Err(Box::new(Status::too_many_requests(api.too_many())));
         }
-        let (records, gone) = (vec![record.clone()], Vec::new());
-        api.store(records, gone).await?;
-        let states = api.opened(&[&record]).await;
-        let answer = api.answer(&record, &states, &api.host(&headers));
+        if let Some(owner) = api.owner_of_port(&record) {
+            return Err(Box::new(Status::failure(409, "Conflict", owner)));
+        }
+        let Stored { records, .. } = api.store(vec![record], Vec::new()).await?;
+        let Some(record) = records.first() else { return Err(Box::new(Status::forbidden(OPERATORS))) };
+        let state = api.opened(&records).await.pop().flatten();
+        let answer = shown(record, state.as_ref(), &api.host(&headers));
         match &answer.error {
             // It is tried again for as long as it is registered.
             Some(error) => Err(Box::new(Status::unavailable(format!("tunnel {}: {error}", answer.tunnel_id)))),
@@ -103,15 +108,15 @@ async fn register(
 }
 
 async fn sync(
-    State(api): State<Api>,
-    Extension(stay): Extension<Arc<Stay>>,
+    extract::State(api): extract::State<Api>,
+    Extension(client): Extension<Client>,
     Path(cluster): Path<String>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
     let answer = async {
-        let cluster = api.callers.agent_of(&cluster, &headers).await?.record().id.clone();
-        let _authenticated = stay.authenticated();
+        let cluster = api.callers.agent_of(&cluster, &headers, &client).await?.record().id.clone();
+        let _authenticated = client.stay.authenticated();
         let asked = read::<Sync>(&body)?.tunnels.unwrap_or_default();
         let before = api.registry.of(&cluster);
         let operators = before.iter().filter(|record| record.owner == Owner::Operator).count();
@@ -119,27 +124,34 @@ async fn sync(
         let (mut planned, mut rejected) = (Vec::<TunnelRecord>::new(), Vec::new());
         for asked in asked {
             let id = asked.get("tunnel_id").and_then(Value::as_str).unwrap_or_default();
-            let tunnel_id = id.chars().take(TunnelId::MAX).collect();
+            let tunnel_id: String = id.chars().take(TunnelId::MAX).collect();
             let tunnel = serde_json::from_value::<Tunnel>(asked).map_err(|error| error.to_string());
-            match tunnel.and_then(|tunnel| api.plan(&cluster, tunnel, &before)) {
+            let reason = match tunnel.and_then(|tunnel| api.plan(&cluster, tunnel)) {
                 Ok(record) if planned.iter().any(|other| other.name == record.name) => {
-                    rejected.push(RejectedTunnel { tunnel_id, reason: "another one has the same tunnel_id".into() });
+                    "another one has the same tunnel_id".into()
                 }
-                Ok(_) if planned.len() >= room => rejected.push(RejectedTunnel { tunnel_id, reason: api.too_many() }),
-                Ok(record) => planned.push(record),
-                Err(reason) => rejected.push(RejectedTunnel { tunnel_id, reason }),
-            }
+                Ok(_) if planned.len() >= room => api.too_many(),
+                Ok(record) => match api.owner_of_port(&record) {
+                    Some(owner) => owner,
+                    None => {
+                        planned.push(record);
+                        continue;
+                    }
+                },
+                Err(reason) => reason,
+            };
+            rejected.push(RejectedTunnel { tunnel_id, reason });
         }
         let goes = |old: &&Arc<TunnelRecord>| {
             old.owner == Owner::Agent && !planned.iter().any(|record| record.name == old.name)
         };
         let gone = before.iter().filter(goes).map(|old| old.name.clone()).collect();
-        api.store(planned.clone(), gone).await?;
-        let states = api.opened(&planned.iter().collect::<Vec<_>>()).await;
+        let Stored { records, refused } = api.store(planned, gone).await?;
+        rejected.extend(refused.into_iter().map(|id| RejectedTunnel { tunnel_id: id, reason: OPERATORS.into() }));
         let host = api.host(&headers);
         let mut accepted = Vec::new();
-        for record in &planned {
-            let answer = api.answer(record, &states, &host);
+        for (record, state) in records.iter().zip(api.opened(&records).await) {
+            let answer = shown(record, state.as_ref(), &host);
             match answer.error.clone() {
                 Some(reason) => rejected.push(RejectedTunnel { tunnel_id: answer.tunnel_id.to_string(), reason }),
                 None => accepted.push(answer),
@@ -151,14 +163,14 @@ async fn sync(
 }
 
 async fn unregister(
-    State(api): State<Api>,
-    Extension(stay): Extension<Arc<Stay>>,
+    extract::State(api): extract::State<Api>,
+    Extension(client): Extension<Client>,
     Path((cluster, tunnel)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Response {
     let answer = async {
-        let cluster = api.callers.agent_of(&cluster, &headers).await?.record().id.clone();
-        let _authenticated = stay.authenticated();
+        let cluster = api.callers.agent_of(&cluster, &headers, &client).await?.record().id.clone();
+        let _authenticated = client.stay.authenticated();
         let missing = || Box::new(Status::not_found(format!("there is no tunnel {tunnel:?} in this cluster")));
         let records = api.registry.of(&cluster);
         let record = records.iter().find(|record| record.tunnel.tunnel_id.as_str() == tunnel).ok_or_else(missing)?;
@@ -171,40 +183,68 @@ async fn unregister(
     respond(answer.await)
 }
 
+/// What was written, and the ids of those that are not the agent's.
+#[derive(Debug, Default)]
+struct Stored {
+    records: Vec<TunnelRecord>,
+    refused: Vec<String>,
+}
+
 const OPERATORS: &str = "a tunnel of that id was made by whoever runs the control plane, who alone can change it";
 
 impl Api {
-    /// The record of a tunnel that an agent asks for; what it has of before stays. An error says why there is none.
-    fn plan(&self, cluster: &ClusterId, tunnel: Tunnel, before: &[Arc<TunnelRecord>]) -> Result<TunnelRecord, String> {
+    /// The record of a tunnel that an agent asks for. An error says why there is none.
+    fn plan(&self, cluster: &ClusterId, tunnel: Tunnel) -> Result<TunnelRecord, String> {
         tunnel.check().map_err(|error| error_text(&error))?;
         if let Some(port) = tunnel.tunnel_port.filter(|port| !self.options.ports.holds(*port)) {
             return Err(format!("port {port} is not among those for tunnels, {}", self.options.ports));
         }
-        let mut record = TunnelRecord::new(cluster.clone(), Owner::Agent, tunnel);
-        if let Some(old) = before.iter().find(|old| old.name == record.name) {
-            if old.owner == Owner::Operator {
-                return Err(OPERATORS.to_owned());
-            }
-            record.created = old.created;
-            if record.tunnel.protocol == old.tunnel.protocol {
-                record.tunnel.tunnel_port = record.tunnel.tunnel_port.or(old.tunnel.tunnel_port);
-            }
-        }
-        Ok(record)
+        Ok(TunnelRecord::new(cluster.clone(), Owner::Agent, tunnel))
+    }
+
+    /// That the port that is asked for is another tunnel's.
+    fn owner_of_port(&self, record: &TunnelRecord) -> Option<String> {
+        let port = record.asked_port.filter(|_| record.tunnel.has_port())?;
+        let has = |other: &TunnelRecord| {
+            other.name != record.name
+                && other.tunnel.protocol == record.tunnel.protocol
+                && other.tunnel.tunnel_port == Some(port)
+        };
+        // Whose it is, is not for other clusters to know.
+        self.registry.all().values().any(|other| has(other)).then(|| format!("port {port} is another tunnel's"))
     }
 
     fn too_many(&self) -> String {
         format!("this cluster has as many tunnels as it may have, {} (gateway.max_tunnels)", self.options.max_tunnels)
     }
 
-    /// Writes what has changed.
-    async fn store(&self, records: Vec<TunnelRecord>, gone: Vec<String>) -> Answer<()> {
-        let known = self.registry.all();
-        let changed: Vec<_> =
-            records.into_iter().filter(|record| known.get(&record.name).is_none_or(|old| **old != *record)).collect();
-        let stored = self.registry.change(move |folder| {
-            changed.iter().try_for_each(|record| folder.put(record))?;
-            gone.iter().try_for_each(|name| folder.remove(name).map(drop))
+    /// Writes what has changed, over what is there and the agent's own.
+    async fn store(&self, records: Vec<TunnelRecord>, gone: Vec<String>) -> Answer<Stored> {
+        let stored = self.registry.change(move |folder, changes| {
+            let mut stored = Stored::default();
+            for record in records {
+                let old = folder.get(&record.name)?;
+                let record = match &old {
+                    Some(old) if old.owner == Owner::Operator => {
+                        stored.refused.push(record.tunnel.tunnel_id.to_string());
+                        continue;
+                    }
+                    Some(old) => record.after(old),
+                    None => record,
+                };
+                if old.as_ref() != Some(&record) {
+                    folder.put(&record)?;
+                    changes.push((record.name.clone(), Some(record.clone())));
+                }
+                stored.records.push(record);
+            }
+            for name in gone {
+                if folder.get(&name)?.is_some_and(|old| old.owner == Owner::Agent) {
+                    folder.remove(&name)?;
+                    changes.push((name, None));
+                }
+            }
+            Ok(stored)
         });
         stored.await.map_err(|error: StoreError| {
             tracing::error!(error = error_text(&error), "cannot store a tunnel");
@@ -212,24 +252,19 @@ impl Api {
         })
     }
 
-    /// Once the ports of all of them are open, or cannot be opened, or for as long as one may wait for that.
-    async fn opened(&self, records: &[&TunnelRecord]) -> Arc<States> {
-        let mut states = self.states.clone();
-        let settled = |states: &Arc<States>| {
-            records.iter().filter(|record| record.tunnel.has_port()).all(|record| match states.get(&record.name) {
-                Some(Ok(port)) => record.tunnel.tunnel_port.is_none_or(|asked| asked == *port),
-                Some(Err(_)) => true,
-                None => false,
-            })
+    /// What became of each, once that is known, or for as long as one may wait for it.
+    async fn opened(&self, records: &[TunnelRecord]) -> Vec<Option<State>> {
+        let of = |states: &States, record: &TunnelRecord| {
+            states.get(&record.name).filter(|state| state.of.asks_the_same(record)).cloned()
         };
-        match timeout(OPENING, states.wait_for(settled)).await {
-            Ok(Ok(states)) => Arc::clone(&states),
-            Ok(Err(_)) | Err(_) => Arc::clone(&self.states.borrow()),
-        }
-    }
-
-    fn answer(&self, record: &TunnelRecord, states: &States, host: &str) -> Tunnel {
-        shown(record, states.get(&record.name), host)
+        let mut states = self.states.clone();
+        let settled = |states: &States| {
+            records.iter().filter(|record| record.tunnel.has_port()).all(|record| of(states, record).is_some())
+        };
+        // What is not settled by then shows as that.
+        let _in_time = timeout(OPENING, states.wait_for(settled)).await.is_ok();
+        let states = self.states.borrow();
+        records.iter().map(|record| of(&states, record)).collect()
     }
 
     /// Under which clients reach the ports.

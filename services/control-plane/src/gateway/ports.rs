@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
@@ -108,26 +109,29 @@ pub enum NoPort {
     Full(PortRange),
 }
 
-/// Opens the port that the tunnel has or asks for, or one that is free.
-pub async fn bind(options: &options::Gateway, record: &TunnelRecord, known: &Known) -> Result<Bound, NoPort> {
-    let (range, protocol) = (options.ports, record.tunnel.protocol);
-    let owner = |port| {
-        let has = |other: &&TunnelRecord| {
-            other.name != record.name
-                && other.tunnel.has_port()
-                && other.tunnel.tunnel_port == Some(port)
-                // A port of TCP and one of UDP may have the same number.
-                && other.tunnel.protocol == protocol
-        };
-        known.values().map(AsRef::as_ref).find(has)
+/// The ports that tunnels have, by protocol, and whose they are.
+pub type Taken = HashMap<(Transport, u16), String>;
+
+/// Those of all records.
+pub fn taken(known: &Known) -> Taken {
+    let has = |record: &TunnelRecord| {
+        let port = record.tunnel.tunnel_port.filter(|_| record.tunnel.has_port())?;
+        Some(((record.tunnel.protocol, port), record.name.clone()))
     };
-    if let Some(port) = record.tunnel.tunnel_port {
+    // Should two have the same, which only an edited folder says, the last by name has it.
+    known.values().filter_map(|record| has(record)).collect()
+}
+
+/// Opens the port that the tunnel has or asks for, or one that is free.
+pub async fn bind(options: &options::Gateway, record: &TunnelRecord, taken: &Taken) -> Result<Bound, NoPort> {
+    let (range, protocol) = (options.ports, record.tunnel.protocol);
+    let owner = |port| taken.get(&(protocol, port)).filter(|owner| **owner != record.name);
+    if let Some(port) = record.asked_port.or(record.tunnel.tunnel_port) {
         if !range.holds(port) {
             return Err(NoPort::Outside { port, range });
         }
-        // Of two that claim it, the older has it.
-        if let Some(other) = owner(port).filter(|other| (other.created, &other.name) < (record.created, &record.name)) {
-            return Err(NoPort::Taken { port, owner: other.name.clone() });
+        if let Some(owner) = owner(port) {
+            return Err(NoPort::Taken { port, owner: owner.clone() });
         }
         let address = SocketAddr::new(options.listen, port);
         let bind = listen(protocol, address).await.map_err(|source| NoPort::Bind { address, source })?;

@@ -15,7 +15,12 @@ pub struct Registry {
     known: RwLock<Known>,
     follower: Mutex<Follower>,
     changed: watch::Sender<()>,
+    /// Of whoever reads a record, changes it and writes it, or reads all of them.
+    turn: Mutex<()>,
 }
+
+/// What was written, and of what was removed the names.
+pub type Changes = Vec<(String, Option<TunnelRecord>)>;
 
 /// By name.
 pub type Known = BTreeMap<String, Arc<TunnelRecord>>;
@@ -23,7 +28,13 @@ pub type Known = BTreeMap<String, Arc<TunnelRecord>>;
 impl Registry {
     /// Without any in memory: [`Registry::refresh`] reads them.
     pub fn new(folder: Folder<TunnelRecord>) -> Self {
-        Self { folder, known: RwLock::default(), follower: Mutex::default(), changed: watch::Sender::default() }
+        Self {
+            folder,
+            known: RwLock::default(),
+            follower: Mutex::default(),
+            changed: watch::Sender::default(),
+            turn: Mutex::default(),
+        }
     }
 
     /// As known now.
@@ -46,17 +57,35 @@ impl Registry {
         self.blocking(Self::look).await
     }
 
-    /// Does `work` with the folder where it may block, and then looks at it.
+    /// Does `work` with the folder, where it may block, and alone; what it says has changed is known at once.
     pub async fn change<T: Send + 'static>(
         self: &Arc<Self>,
-        work: impl FnOnce(&Folder<TunnelRecord>) -> Result<T, StoreError> + Send + 'static,
+        work: impl FnOnce(&Folder<TunnelRecord>, &mut Changes) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         self.blocking(|this| {
-            let done = work(&this.folder)?;
-            this.look()?;
-            Ok(done)
+            let _turn = this.turn.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut changes = Changes::new();
+            let done = work(&this.folder, &mut changes);
+            this.learn(changes);
+            done
         })
         .await
+    }
+
+    /// Whatever else the folder holds is read with the next look.
+    fn learn(&self, changes: Changes) {
+        if changes.is_empty() {
+            return;
+        }
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        for (name, record) in changes {
+            match record {
+                Some(record) => known.insert(name, Arc::new(record)),
+                None => known.remove(&name),
+            };
+        }
+        drop(known);
+        self.changed.send_replace(());
     }
 
     async fn blocking<T: Send + 'static>(
@@ -69,6 +98,7 @@ impl Registry {
 
     fn look(&self) -> Result<(), StoreError> {
         const CONSEQUENCE: &str = "a tunnel that was open stays open until the control plane restarts";
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let mut follower = self.follower.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(Contents { records, broken }) = follower.look(&self.folder, CONSEQUENCE)? else { return Ok(()) };
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);

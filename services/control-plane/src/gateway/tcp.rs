@@ -62,11 +62,11 @@ async fn connection(client: TcpStream, address: SocketAddr, served: &Served, por
         return;
     }
     let ended = match port.open(StreamKind::Tcp, served, address).await {
-        Ok(Way::Stream(stream)) => carry(client, Answering::new(stream), port).await,
-        Ok(Way::OlderStream(stream)) => carry(client, stream, port).await,
-        Ok(Way::Messages(stream)) => carry(client, stream, port).await,
+        Ok((Way::Stream(stream), _place)) => carry(client, Answering::new(stream), port).await,
+        Ok((Way::OlderStream(stream), _place)) => carry(client, stream, port).await,
+        Ok((Way::Messages(stream), _place)) => carry(client, stream, port).await,
         Err(error) => {
-            metrics.failed(Failure::Unreachable);
+            metrics.failed(error.failure());
             port.complain(address, &error);
             return;
         }

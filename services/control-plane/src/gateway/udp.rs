@@ -118,9 +118,9 @@ async fn session(client: Client, served: &Served, port: &Port) {
     let _open = metrics.session();
     let address = client.address;
     let ended = match port.open(StreamKind::Udp, served, address).await {
-        Ok(Way::Stream(stream)) => carry(client, Answering::new(stream), Framing::Lengths, port).await,
-        Ok(Way::OlderStream(stream)) => carry(client, stream, Framing::None, port).await,
-        Ok(Way::Messages(stream)) => carry(client, stream, Framing::Lengths, port).await,
+        Ok((Way::Stream(stream), _place)) => carry(client, Answering::new(stream), Framing::Lengths, port).await,
+        Ok((Way::OlderStream(stream), _place)) => carry(client, stream, Framing::None, port).await,
+        Ok((Way::Messages(stream), _place)) => carry(client, stream, Framing::Lengths, port).await,
         Err(error) => {
             metrics.failed(Failure::Unreachable);
             port.complain(address, &error);

@@ -1,5 +1,6 @@
 use super::*;
-use crate::stay::StayLimits;
+use crate::site::Client;
+use crate::stay::{Stay, StayLimits};
 use crate::store::Folder;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
@@ -10,7 +11,9 @@ use tower::ServiceExt as _;
 
 async fn get(router: &Router, token: &str, path: &str) -> (StatusCode, Value) {
     let request = Request::get(path).header("authorization", format!("Bearer {token}"));
-    let request = request.extension(Stay::begin(StayLimits::default())).body(Body::empty()).unwrap();
+    let stay = Stay::begin(StayLimits::default());
+    let client = Client { address: None, tls: true, certified: false, stay };
+    let request = request.extension(client).body(Body::empty()).unwrap();
     let response = router.clone().oneshot(request).await.unwrap();
     let status = response.status();
     (status, serde_json::from_slice(&response.into_body().collect().await.unwrap().to_bytes()).unwrap())

@@ -20,7 +20,7 @@ use super::table::key;
 use super::url::Public;
 use crate::clusters::Cluster;
 use crate::gateway::callers::{Answer, Callers, Reader, not_its_agent, read, respond};
-use crate::stay::Stay;
+use crate::site::Client;
 use crate::store::StoreError;
 
 /// Largest body: as many routes as a cluster may have, with their annotations.
@@ -46,10 +46,10 @@ pub fn router(api: Api) -> Router {
         .with_state(api)
 }
 
-async fn list(State(api): State<Api>, Extension(stay): Extension<Arc<Stay>>, headers: HeaderMap) -> Response {
+async fn list(State(api): State<Api>, Extension(client): Extension<Client>, headers: HeaderMap) -> Response {
     let answer = async {
-        let reader = api.callers.reader(&headers).await?;
-        let _authenticated = stay.authenticated();
+        let reader = api.callers.reader(&headers, &client).await?;
+        let _authenticated = client.stay.authenticated();
         let sets = match reader {
             Reader::Agent(cluster) => {
                 let id = cluster.record().id.clone();
@@ -68,13 +68,13 @@ async fn list(State(api): State<Api>, Extension(stay): Extension<Arc<Stay>>, hea
 
 async fn register(
     State(api): State<Api>,
-    Extension(stay): Extension<Arc<Stay>>,
+    Extension(client): Extension<Client>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
     let answer = async {
-        let cluster = api.callers.agent(&headers).await?;
-        let _authenticated = stay.authenticated();
+        let cluster = api.callers.agent(&headers, &client).await?;
+        let _authenticated = client.stay.authenticated();
         let mut route: Route = read(&body)?;
         is_of(&cluster, &route.cluster_uuid)?;
         let id = cluster.record().id.clone();
@@ -90,13 +90,13 @@ async fn register(
 
 async fn sync(
     State(api): State<Api>,
-    Extension(stay): Extension<Arc<Stay>>,
+    Extension(client): Extension<Client>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
     let answer = async {
-        let cluster = api.callers.agent(&headers).await?;
-        let _authenticated = stay.authenticated();
+        let cluster = api.callers.agent(&headers, &client).await?;
+        let _authenticated = client.stay.authenticated();
         let asked = Asked::read(&body)?;
         is_of(&cluster, &asked.sync.cluster_uuid)?;
         let id = cluster.record().id.clone();
@@ -141,13 +141,13 @@ async fn sync(
 
 async fn unregister(
     State(api): State<Api>,
-    Extension(stay): Extension<Arc<Stay>>,
+    Extension(client): Extension<Client>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
     let answer = async {
-        let cluster = api.callers.agent(&headers).await?;
-        let _authenticated = stay.authenticated();
+        let cluster = api.callers.agent(&headers, &client).await?;
+        let _authenticated = client.stay.authenticated();
         let hostname = read::<Unregister>(&body)?.hostname.to_ascii_lowercase();
         let id = cluster.record().id.clone();
         // What is not there is as it should be: the agent may ask again after a lost answer.

@@ -7,7 +7,7 @@ use std::path::Path;
 use protocol::{StreamAnswer, StreamKind};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -217,6 +217,98 @@ fn entry(id: &str, more: Value) -> Value {
 }
 
 #[tokio::test]
+async fn a_port_is_that_of_one_tunnel_and_a_wish_that_failed_does_not_stick() {
+    let (place, server, secret) = stage().await;
+    let (data, ca) = (place.path(), ca(place.path()));
+    let other = token(data, &["create", "--agent", "--cluster", "other"]).await;
+    let _agents = [
+        Agent::connect(&server, data, &secret, &["streams/2"]).await,
+        Agent::connect(&server, data, &other, &["streams/2"]).await,
+    ];
+    let of = |cluster: &str| format!("/api/v1/clusters/agent/{cluster}/tunnels");
+    let mut connection = server.connect(&ca).await.unwrap();
+    let (_, old) = ask(&mut connection, "POST", &of("other"), &other, &entry("x", json!({}))).await;
+    let (_, made) = ask(&mut connection, "POST", &of("prod"), &secret, &entry("db", json!({}))).await;
+    let port = &made["tunnel_port"];
+    // The older tunnel of another cluster cannot get it, now or later.
+    let wish = entry("x", json!({"tunnel_port": port}));
+    let (status, said) = ask(&mut connection, "POST", &of("other"), &other, &wish).await;
+    assert!(status == 409 && said["message"].as_str().unwrap().contains("is another tunnel's"), "{said}");
+    let sync =
+        ask(&mut connection, "POST", &format!("{}/sync", of("other")), &other, &json!({"tunnels": [wish]})).await;
+    assert!(sync.1["rejected"][0]["reason"].as_str().unwrap().contains("is another tunnel's"), "{sync:?}");
+    let (_, again) = ask(&mut connection, "POST", &of("other"), &other, &entry("x", json!({}))).await;
+    assert_ne!(&again["tunnel_port"], port);
+    assert!(old["tunnel_port"].is_u64());
+
+    // Somebody else listens on this one.
+    let busy = loop {
+        let port = free_port().await;
+        if let Ok(busy) = TcpListener::bind(("0.0.0.0", port)).await {
+            break busy;
+        }
+    };
+    let wish = entry("web", json!({"tunnel_port": busy.local_addr().unwrap().port()}));
+    let (status, said) = ask(&mut connection, "POST", &of("prod"), &secret, &wish).await;
+    assert!(status == 503 && said["message"].as_str().unwrap().contains("cannot listen on"), "{said}");
+    let (status, said) = ask(&mut connection, "POST", &of("prod"), &secret, &entry("web", json!({}))).await;
+    assert_eq!(status, 200, "what is asked for now counts: {said}");
+    // A tunnel leads where it was asked to lead last.
+    let moved = entry("web", json!({"service_name": "other", "protocol": "udp"}));
+    let (status, said) = ask(&mut connection, "POST", &of("prod"), &secret, &moved).await;
+    assert_eq!((status, &said["protocol"], &said["service_name"]), (200, &json!("udp"), &json!("other")), "{said}");
+}
+
+#[tokio::test]
+async fn an_agents_token_opens_no_ports_without_the_certificate_that_agents_need() {
+    let place = tempfile::tempdir().unwrap();
+    let data = place.path();
+    let authority = data.join("agents.crt");
+    std::fs::write(&authority, rcgen::generate_simple_self_signed(vec!["agents".to_owned()]).unwrap().cert.pem())
+        .unwrap();
+    let server = ControlPlane::start(data, &[("PIPEOPS_TLS_CLIENT_CA_FILE", &authority)]).await;
+    let secret = token(data, &["create", "--agent", "--cluster", "prod"]).await;
+    let mut connection = server.connect(&ca(data)).await.unwrap();
+    let path = "/api/v1/clusters/agent/prod/tunnels";
+    let (status, said) = ask(&mut connection, "POST", path, &secret, &entry("db", json!({}))).await;
+    assert!(status == 403 && said["message"].as_str().unwrap().contains("shows no client certificate"), "{said}");
+    let (status, said) =
+        ask(&mut connection, "POST", "/api/v1/gateway/routes/sync", &secret, &json!({"ingresses": []})).await;
+    assert!(status == 403 && said["message"].as_str().unwrap().contains("shows no client certificate"), "{said}");
+}
+
+#[tokio::test]
+async fn clients_of_tunnels_leave_room_for_requests() {
+    let place = tempfile::tempdir().unwrap();
+    let data = place.path();
+    let server = ControlPlane::start(data, &[("PIPEOPS_GATEWAY_MAX_CLIENTS", Path::new("2"))]).await;
+    let secret = token(data, &["create", "--agent", "--cluster", "prod"]).await;
+    let mut agent = Agent::connect(&server, data, &secret, &["streams/2"]).await;
+    let ports = [port(data, &["--tcp", "shop/a:1"]).await, port(data, &["--tcp", "shop/b:1"]).await];
+    let mut open = Vec::new();
+    for port in ports {
+        let client = TcpStream::connect(port).await.unwrap();
+        open.push((client, agent.stream().await));
+    }
+    let mut third = TcpStream::connect(ports[0]).await.unwrap();
+    let error = timeout(SOON, third.read(&mut [0])).await.expect("nothing").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert_eq!(server.metric(r#"pipeops_control_plane_tunnel_errors_total{error_type="too_many"}"#).await, 1.0);
+    // One that goes makes room.
+    drop(open.pop());
+    let came = timeout(SOON, async {
+        loop {
+            let client = TcpStream::connect(ports[0]).await.unwrap();
+            tokio::select! {
+                stream = agent.stream() => break (client, stream),
+                _ = client.readable() => {}
+            }
+        }
+    });
+    came.await.expect("there is room");
+}
+
+#[tokio::test]
 async fn an_agent_registers_what_its_cluster_has_and_nothing_of_another() {
     let (place, mut server, secret) = stage().await;
     let (data, ca) = (place.path(), ca(place.path()));
@@ -244,7 +336,8 @@ async fn an_agent_registers_what_its_cluster_has_and_nothing_of_another() {
         (of(""), &secret, entry("db2", json!({"service_name": "10.0.0.1"})), 400),
         (of(""), &secret, entry("db2", json!({"tunnel_port": 80})), 400),
         (of(""), &secret, entry("../x", json!({})), 400),
-        (of("/sync"), &secret, json!({}), 200),
+        (of("/sync"), &secret, json!({}), 400),
+        (of("/sync"), &secret, json!({"tunnels": null}), 200),
     ] {
         let (got, said) = ask(&mut connection, "POST", &path, who, &body).await;
         assert_eq!(got, status, "{path} {body}: {said}");
@@ -273,7 +366,7 @@ async fn an_agent_registers_what_its_cluster_has_and_nothing_of_another() {
     // What whoever runs the control plane has made is theirs.
     super::tunnels::port(data, &["--tcp", "shop/web:80", "--name", "ours"]).await;
     let ours = ask(&mut connection, "POST", &of(""), &secret, &entry("ours", json!({}))).await;
-    assert!(ours.0 == 400 && ours.1["message"].as_str().unwrap().contains("who alone can change it"), "{ours:?}");
+    assert!(ours.0 == 403 && ours.1["message"].as_str().unwrap().contains("who alone can change it"), "{ours:?}");
     assert_eq!(ask(&mut connection, "DELETE", &of("/ours"), &secret, &Value::Null).await.0, 403);
     assert_eq!(ask(&mut connection, "DELETE", &of("/udp"), &secret, &Value::Null).await.0, 204);
     assert_eq!(ask(&mut connection, "DELETE", &of("/udp"), &secret, &Value::Null).await.0, 404);

@@ -29,7 +29,7 @@ fn main() -> ExitCode {
         forwards::large_bodies_arrive_whole_in_both_directions,
         tunnels::a_gibibyte_goes_to_a_service_and_back_twice,
         tunnels::many_clients_of_a_service_keep_their_bytes_apart,
-        tunnels::a_tunnel_ends_each_direction_by_itself_and_is_reset_with_its_pod,
+        tunnels::a_tunnel_ends_each_direction_by_itself_and_goes_with_its_pod,
         apps::an_ingress_is_a_web_app_for_as_long_as_it_is_there,
         tunnels::what_the_owner_does_not_allow_is_reset_and_the_log_says_why,
         tunnels::datagrams_keep_their_bounds_up_to_the_largest,

@@ -67,7 +67,7 @@ pub async fn a_gibibyte_goes_to_a_service_and_back_twice(lab: Arc<Lab>) -> Resul
     echo(TcpStream::connect(port).await?, 0, TIMES * LARGE / BLOCK).await
 }
 
-pub async fn a_tunnel_ends_each_direction_by_itself_and_is_reset_with_its_pod(lab: Arc<Lab>) -> Result<()> {
+pub async fn a_tunnel_ends_each_direction_by_itself_and_goes_with_its_pod(lab: Arc<Lab>) -> Result<()> {
     let namespace = "tunnel-ends";
     let port = echoes(&lab, namespace).await?;
     let mut client = TcpStream::connect(port).await?;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use exchange::{BoxError, Pool, PoolError, PoolLimits, Reply};
+use futures::future::select_ok;
 use http::Request;
 use mux::MuxStream;
 use protocol::{StreamHeader, StreamId, StreamKind, Target, TraceParent};
@@ -133,17 +134,16 @@ async fn connect(
         }
         link = next();
     }
-    for (link, streams) in busy {
-        try_it(&link);
-        match link.link.open().await {
-            Ok(stream) => match begin(stream, &link, opening).await {
-                Ok(stream) => return Ok((stream, pool(streams))),
-                Err(error) => failed = Some(error),
-            },
-            Err(error) => failed = Some(error.into()),
-        }
+    if busy.is_empty() {
+        return Err(failed.unwrap_or(StreamError::NoStreams));
     }
-    Err(failed.unwrap_or(StreamError::NoStreams))
+    // The first of them that is busy no more.
+    let waiting = busy
+        .into_iter()
+        .map(|(link, streams)| Box::pin(async move { Ok::<_, StreamError>((link.link.open().await?, link, streams)) }));
+    let ((stream, link, streams), _others) = select_ok(waiting).await?;
+    try_it(&link);
+    Ok((begin(stream, &link, opening).await?, pool(streams)))
 }
 
 /// Writes the stream's header; the first request follows at once.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use datagrams::{DatagramRelay, Framing, Idle, Moved};
@@ -13,6 +14,7 @@ use protocol::StreamKind;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::answering::{Answering, Refused};
 use super::metrics::Failure;
@@ -23,17 +25,42 @@ use super::{Port, Served};
 const WAITING: usize = 256;
 /// What waits of one session in each direction behind that, in bytes.
 const BUFFER: usize = 256 * 1024;
+/// How long a client whose session failed is not tried for.
+const PAUSE: Duration = Duration::from_secs(1);
 /// Larger than any datagram.
 const LARGEST: usize = 64 * 1024;
+
+/// What is known of a client.
+enum Session {
+    Open(mpsc::Sender<Bytes>),
+    /// It came to nothing just now: until then its datagrams are dropped, so that none of them costs a dial.
+    Failed(Instant),
+}
 
 /// Takes datagrams until the port is closed, and its sessions with it.
 pub async fn serve(socket: UdpSocket, port: Arc<Port>) {
     let socket = Arc::new(socket);
-    let mut sessions: HashMap<SocketAddr, mpsc::Sender<Bytes>> = HashMap::new();
+    let metrics = Arc::clone(&port.shared.metrics);
+    let mut sessions: HashMap<SocketAddr, Session> = HashMap::new();
     let mut running = JoinSet::new();
     let mut buffer = vec![0; LARGEST];
+    let mut swept = Instant::now();
     loop {
         let (length, client) = tokio::select! {
+            // What has ended first, so that a session that begins anew finds its place.
+            biased;
+            Some(ended) = running.join_next() => {
+                if let Ok((client, failed)) = ended {
+                    // It may have been followed by another.
+                    if matches!(sessions.get(&client), Some(Session::Open(sender)) if sender.is_closed()) {
+                        sessions.remove(&client);
+                        if failed {
+                            sessions.insert(client, Session::Failed(Instant::now() + PAUSE));
+                        }
+                    }
+                }
+                continue;
+            }
             received = socket.recv_from(&mut buffer) => match received {
                 Ok(received) => received,
                 // Of a client that is gone.
@@ -42,33 +69,38 @@ pub async fn serve(socket: UdpSocket, port: Arc<Port>) {
                     continue;
                 }
             },
-            Some(ended) = running.join_next() => {
-                if let Ok(client) = ended {
-                    sessions.remove(&client);
+        };
+        let datagram = Bytes::copy_from_slice(buffer.get(..length).unwrap_or_default());
+        match sessions.get(&client) {
+            Some(Session::Open(sender)) if !sender.is_closed() => {
+                if sender.try_send(datagram).is_err() {
+                    metrics.failed(Failure::Dropped);
                 }
                 continue;
             }
-        };
-        let datagram = Bytes::copy_from_slice(buffer.get(..length).unwrap_or_default());
-        let session = match sessions.get(&client).filter(|session| !session.is_closed()) {
-            Some(session) => session,
-            None if sessions.len() >= port.shared.options.max_sessions => {
-                port.shared.metrics.failed(Failure::TooMany);
+            Some(Session::Failed(until)) if Instant::now() < *until => {
+                metrics.failed(Failure::Dropped);
                 continue;
             }
-            None => {
-                let (sender, arriving) = mpsc::channel(WAITING);
-                let (port, socket, served) = (Arc::clone(&port), Arc::clone(&socket), port.served());
-                running.spawn(async move {
-                    session(Client { socket, address: client, arriving, sending: None }, &served, &port).await;
-                    client
-                });
-                sessions.entry(client).insert_entry(sender).into_mut()
-            }
-        };
-        if session.try_send(datagram).is_err() {
-            port.shared.metrics.failed(Failure::Dropped);
+            _ => {}
         }
+        if sessions.len() >= port.shared.options.max_sessions && swept.elapsed() > PAUSE {
+            swept = Instant::now();
+            sessions.retain(|_, session| !matches!(session, Session::Failed(until) if *until <= swept));
+        }
+        if sessions.len() >= port.shared.options.max_sessions && !sessions.contains_key(&client) {
+            metrics.failed(Failure::TooMany);
+            continue;
+        }
+        let (sender, arriving) = mpsc::channel(WAITING);
+        // There is room: it is new.
+        let _first = sender.try_send(datagram);
+        sessions.insert(client, Session::Open(sender));
+        let (port, socket, served) = (Arc::clone(&port), Arc::clone(&socket), port.served());
+        running.spawn(async move {
+            let carried = session(Client { socket, address: client, arriving, sending: None }, &served, &port).await;
+            (client, carried.is_none())
+        });
     }
 }
 
@@ -113,7 +145,8 @@ impl datagrams::Port for Client {
     }
 }
 
-async fn session(client: Client, served: &Served, port: &Port) {
+/// None: it failed.
+async fn session(client: Client, served: &Served, port: &Port) -> Option<()> {
     let metrics = &port.shared.metrics;
     let _open = metrics.session();
     let address = client.address;
@@ -122,16 +155,17 @@ async fn session(client: Client, served: &Served, port: &Port) {
         Ok((Way::OlderStream(stream), _place)) => carry(client, stream, Framing::None, port).await,
         Ok((Way::Messages(stream), _place)) => carry(client, stream, Framing::Lengths, port).await,
         Err(error) => {
-            metrics.failed(Failure::Unreachable);
+            metrics.failed(error.failure());
             port.complain(address, &error);
-            return;
+            return None;
         }
     };
-    if let Err(error) = ended {
+    if let Err(error) = &ended {
         let refused = error.get_ref().is_some_and(|inner| inner.is::<Refused>());
         metrics.failed(if refused { Failure::Refused } else { Failure::Broken });
-        port.complain(address, &error);
+        port.complain(address, error);
     }
+    ended.ok()
 }
 
 async fn carry<S: Duplex>(client: Client, stream: S, framing: Framing, port: &Port) -> io::Result<()> {

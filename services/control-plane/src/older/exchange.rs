@@ -181,16 +181,17 @@ impl Exchange {
         if state.stage == Stage::Over {
             return Given::Late;
         }
-        // A datagram that comes too fast is lost, as on any network.
-        if self.kind == Kind::Udp && matches!(said, Said::Data(_)) && !state.has_room(&said, limit) {
-            return Given::Dropped;
-        }
+        let is_datagram = self.kind == Kind::Udp && matches!(said, Said::Data(_));
         let is_all = matches!(said, Said::Whole(..));
         let checked =
             state.check(self.kind, &said, limit).and_then(|()| match budget.take_beside(said.weight(), state.weight) {
                 Some(held) => Ok((said, Some(held))),
                 None => Err(Broken::AllUnread),
             });
+        // A datagram that comes too fast is lost, as on any network.
+        if is_datagram && checked.is_err() {
+            return Given::Dropped;
+        }
         let (said, held) = checked.unwrap_or_else(|broken| (Said::Broken(broken), None));
         let given = match &said {
             Said::End | Said::Whole(..) => Given::Over { cancel: false },

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use protocol::message::proxied::{Base64, ProxyCommand, TcpTunnelData, TcpTunnelS
 use protocol::stream::{Datagrams, put_datagram};
 use protocol::{Target, Tunnel};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf};
-use tokio::time::timeout;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use super::bridged::{self, Bridged};
@@ -83,46 +85,43 @@ fn gateway_port(tunnel: &Tunnel) -> u16 {
     if tunnel.gateway_port == 0 { tunnel.service_port } else { tunnel.gateway_port }
 }
 
-async fn carry_tcp(mut ticket: Ticket, client: DuplexStream) -> io::Result<()> {
-    let (reading, mut writing) = tokio::io::split(client);
+async fn carry_tcp(ticket: Ticket, client: DuplexStream) -> io::Result<()> {
+    let (reading, writing) = tokio::io::split(client);
     let (shared, id) = (Arc::clone(&ticket.shared), ticket.id().to_owned());
-    let ended = tokio::select! {
+    let client_ended = CancellationToken::new();
+    // One future to the end: what it has of a piece must not be lost half-way.
+    let mut answering = pin!(to_client(ticket, writing, &client_ended));
+    tokio::select! {
         // The end of a connection that both sides end is the agent's.
         biased;
-        ended = to_client(&mut ticket, &mut writing, None) => ended?,
-        () = to_agent(&shared, &id, reading) => to_client(&mut ticket, &mut writing, Some(SILENCE)).await?,
-    };
-    match ended {
-        Ended::Service => writing.shutdown().await,
-        Ended::Silent => Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            "the client has sent its last byte, which the older protocol cannot tell the Service, and that said no more",
-        )),
+        ended = &mut answering => return ended,
+        () = to_agent(&shared, &id, reading) => client_ended.cancel(),
     }
+    answering.await
 }
 
-enum Ended {
-    Service,
-    Silent,
-}
-
+/// To the Service's last byte, or until it has been silent for too long behind the client's.
 async fn to_client(
-    ticket: &mut Ticket,
-    client: &mut WriteHalf<DuplexStream>,
-    silence: Option<Duration>,
-) -> io::Result<Ended> {
+    mut ticket: Ticket,
+    mut client: WriteHalf<DuplexStream>,
+    client_ended: &CancellationToken,
+) -> io::Result<()> {
     loop {
+        let silence = async {
+            client_ended.cancelled().await;
+            sleep(SILENCE).await;
+        };
         // Its part of the budget is given back once the client's connection has it.
-        let (said, _held) = match silence {
-            None => ticket.next().await,
-            Some(longest) => match timeout(longest, ticket.next()).await {
-                Ok(next) => next,
-                Err(_) => return Ok(Ended::Silent),
-            },
+        let (said, _held) = tokio::select! {
+            next = ticket.next() => next,
+            () = silence => return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the client has sent its last byte, which the older protocol cannot tell the Service, and that said no more",
+            )),
         };
         match said {
             Said::Data(bytes) => client.write_all(&bytes).await?,
-            Said::End => return Ok(Ended::Service),
+            Said::End => return client.shutdown().await,
             Said::Broken(broken) => return Err(io::Error::other(broken)),
             Said::Head(_) | Said::Whole(..) | Said::Message(..) => return Err(io::Error::other(Broken::Order)),
         }
@@ -151,7 +150,11 @@ async fn carry_udp(mut ticket: Ticket, client: DuplexStream, envelope: UdpTunnel
     let (shared, id) = (Arc::clone(&ticket.shared), ticket.id().to_owned());
     let to_agent = async {
         let (mut arriving, mut buffer) = (Datagrams::default(), BytesMut::new());
-        while reading.read_buf(&mut buffer).await? > 0 {
+        loop {
+            buffer.reserve(READ);
+            if reading.read_buf(&mut buffer).await? == 0 {
+                break;
+            }
             arriving.push(&buffer.split());
             while let Some(datagram) = arriving.next() {
                 let data = UdpTunnelData { data: Base64(datagram), ..envelope.clone() };

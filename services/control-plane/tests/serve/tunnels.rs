@@ -36,6 +36,11 @@ async fn read<R: tokio::io::AsyncRead + Unpin>(stream: &mut R, length: usize) ->
     bytes
 }
 
+/// What a client sees that says nothing: it may be reset before it knows that it is connected.
+async fn reset(port: SocketAddr) -> std::io::Result<usize> {
+    TcpStream::connect(port).await?.read(&mut [0]).await
+}
+
 async fn stage() -> (tempfile::TempDir, ControlPlane, String) {
     let place = tempfile::tempdir().unwrap();
     let server = ControlPlane::start(place.path(), &[]).await;
@@ -98,8 +103,7 @@ async fn a_client_sees_a_reset_where_there_is_no_service_and_the_log_says_why() 
     drop(agent);
     let error = timeout(SOON, async {
         loop {
-            let mut client = TcpStream::connect(port).await.unwrap();
-            if let Err(error) = client.read(&mut [0]).await {
+            if let Err(error) = reset(port).await {
                 return error;
             }
         }
@@ -140,6 +144,42 @@ async fn datagrams_keep_their_bounds_and_each_client_gets_its_own_answers() {
             assert_eq!(buffer[..length], expected);
         }
     }
+}
+
+#[tokio::test]
+async fn datagrams_to_a_service_that_is_refused_cost_no_stream_each() {
+    let (place, server, secret) = stage().await;
+    let mut agent = Agent::connect(&server, place.path(), &secret, &["streams/2"]).await;
+    let port = port(place.path(), &["--udp", "kube-system/kube-dns:53"]).await;
+    let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    client.connect(port).await.unwrap();
+    client.send(b"question").await.unwrap();
+    let (_, mut stream) = agent.stream().await;
+    stream.write_all(&StreamAnswer::Refused("no".into()).encode()).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let dropped = r#"pipeops_control_plane_tunnel_errors_total{error_type="dropped"}"#;
+    let seen = timeout(SOON, async {
+        while server.metric(dropped).await < 20.0 {
+            client.send(b"again").await.unwrap();
+        }
+    });
+    seen.await.expect("they are not dropped");
+    // Another client is served meanwhile, and the first one again after a while.
+    let other = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    other.connect(port).await.unwrap();
+    other.send(b"other").await.unwrap();
+    let (_, mut stream) = agent.stream().await;
+    assert_eq!(read(&mut stream, 7).await, b"\x00\x05other");
+    let retried = timeout(SOON, async {
+        loop {
+            client.send(b"later").await.unwrap();
+            tokio::select! {
+                (_, mut stream) = agent.stream() => break read(&mut stream, 7).await,
+                () = tokio::time::sleep(std::time::Duration::from_millis(20)) => {}
+            }
+        }
+    });
+    assert_eq!(retried.await.expect("it is not tried again"), b"\x00\x05later");
 }
 
 #[tokio::test]
@@ -290,15 +330,15 @@ async fn clients_of_tunnels_leave_room_for_requests() {
         let client = TcpStream::connect(port).await.unwrap();
         open.push((client, agent.stream().await));
     }
-    let mut third = TcpStream::connect(ports[0]).await.unwrap();
-    let error = timeout(SOON, third.read(&mut [0])).await.expect("nothing").unwrap_err();
+    let error = timeout(SOON, reset(ports[0])).await.expect("nothing").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     assert_eq!(server.metric(r#"pipeops_control_plane_tunnel_errors_total{error_type="too_many"}"#).await, 1.0);
     // One that goes makes room.
     drop(open.pop());
     let came = timeout(SOON, async {
         loop {
-            let client = TcpStream::connect(ports[0]).await.unwrap();
+            // One for which there is no room may be reset before it knows that it is connected.
+            let Ok(client) = TcpStream::connect(ports[0]).await else { continue };
             tokio::select! {
                 stream = agent.stream() => break (client, stream),
                 _ = client.readable() => {}

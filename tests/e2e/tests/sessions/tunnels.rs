@@ -67,6 +67,14 @@ pub async fn a_gibibyte_goes_to_a_service_and_back_twice(lab: Arc<Lab>) -> Resul
     echo(TcpStream::connect(port).await?, 0, TIMES * LARGE / BLOCK).await
 }
 
+/// It may be before a client knows that it is connected.
+async fn is_reset(port: SocketAddr) -> Result<()> {
+    let silent = async { TcpStream::connect(port).await?.read(&mut [0; 1]).await };
+    let error = timeout(SOON, silent).await.context("nothing")?.err().context("an end")?;
+    ensure!(error.kind() == ErrorKind::ConnectionReset, "{error}");
+    Ok(())
+}
+
 pub async fn a_tunnel_ends_each_direction_by_itself_and_goes_with_its_pod(lab: Arc<Lab>) -> Result<()> {
     let namespace = "tunnel-ends";
     let port = echoes(&lab, namespace).await?;
@@ -84,9 +92,7 @@ pub async fn a_tunnel_ends_each_direction_by_itself_and_goes_with_its_pod(lab: A
     let read = timeout(SOON, client.read(&mut [0; 1])).await.context("it goes on without its pod")?;
     ensure!(read.is_err() || read.as_ref().is_ok_and(|length| *length == 0), "{read:?}");
     // Without a pod nobody listens behind the Service.
-    let mut client = TcpStream::connect(port).await?;
-    let error = timeout(SOON, client.read(&mut [0; 1])).await.context("nothing")?.err().context("an end")?;
-    ensure!(error.kind() == ErrorKind::ConnectionReset, "{error}");
+    is_reset(port).await?;
     Ok(())
 }
 
@@ -95,9 +101,7 @@ pub async fn what_the_owner_does_not_allow_is_reset_and_the_log_says_why(lab: Ar
     let said = lab.control_plane(&create).await?;
     let port = said.split(" port ").nth(1).and_then(|rest| rest.split_whitespace().next()).context("no port")?;
     let host = lab.url()?.trim_start_matches("https://").split(':').next().context("no host")?;
-    let mut client = TcpStream::connect(format!("{host}:{port}")).await?;
-    let error = timeout(SOON, client.read(&mut [0; 1])).await.context("nothing")?.err().context("an end")?;
-    ensure!(error.kind() == ErrorKind::ConnectionReset, "{error}");
+    is_reset(format!("{host}:{port}").parse()?).await?;
     until("the log to say why", SOON, || async {
         let log = std::fs::read_to_string(lab.process("control-plane")?.log())?;
         let line = log.lines().find(|line| line.contains("is not served") && line.contains("kube-system/kube-dns:53"));

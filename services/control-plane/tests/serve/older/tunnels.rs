@@ -46,6 +46,36 @@ async fn bytes_go_as_messages_and_the_end_is_the_services() {
 }
 
 #[tokio::test]
+async fn a_client_that_has_said_all_and_reads_slowly_gets_every_byte() {
+    const PIECE: usize = 100_000;
+    let stage = Stage::set(&[]).await;
+    let mut agent = stage.agent_without_yamux().await;
+    agent.is_served().await;
+    let port = port(stage.place.path(), &["--tcp", "shop/files:80"]).await;
+    let mut client = TcpStream::connect(port).await.unwrap();
+    let id = agent.hear("tcp_tunnel_start").await.id;
+    let pieces: Vec<Vec<u8>> = (0_u8..20).map(|n| vec![n; PIECE]).collect();
+    for (n, piece) in pieces.iter().enumerate() {
+        if n == 10 {
+            // In the middle of a piece that it has yet to read.
+            client.shutdown().await.unwrap();
+        }
+        agent.say("tcp_tunnel_data", Some(&id), json!({"data": STANDARD.encode(piece)})).await;
+    }
+    agent.is_served().await;
+    let mut heard = Vec::new();
+    while heard.len() < pieces.len() * PIECE {
+        let mut some = vec![0; 10_000];
+        let length = timeout(SOON, client.read(&mut some)).await.expect("no more comes").unwrap();
+        assert!(length > 0, "an end after {} bytes", heard.len());
+        heard.extend_from_slice(&some[..length]);
+    }
+    assert!(heard == pieces.concat(), "bytes are lost or changed");
+    agent.say("tcp_tunnel_close", Some(&id), json!({"reason": "service_closed"})).await;
+    assert_eq!(timeout(SOON, client.read(&mut [0])).await.expect("no end").unwrap(), 0);
+}
+
+#[tokio::test]
 async fn a_connection_that_is_not_made_or_cut_is_reset_and_the_agent_hears_of_a_client_that_goes() {
     let stage = Stage::set(&[]).await;
     let mut agent = stage.agent_without_yamux().await;

@@ -149,8 +149,6 @@ async fn what_is_first_heard_of_the_cluster_is_said_at_once_and_what_is_not_know
     let second = link.hear("heartbeat").await["metadata"].take();
     assert_eq!((second.get("k8s_nodes"), &second["k8s_pods"]), (None, &0.into()), "{second}");
     assert_eq!(second["k8s_version"], "v1.36.3");
-    // Not with each answer: the next is due in half a minute.
-    assert!(timeout(Duration::from_secs(1), link.hear("heartbeat")).await.is_err());
 }
 
 #[tokio::test]

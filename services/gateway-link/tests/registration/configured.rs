@@ -7,7 +7,6 @@ use bus::facts::{AskProxyExecutor, CheckProxyPolicy, ClusterFacts, Facts, Verdic
 use bus::state::CONFIG_INTERVAL;
 use protocol::config::Refused;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
 
 use crate::agent::{Agent, options};
 use crate::keeper::Keeper;

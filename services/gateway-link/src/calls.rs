@@ -99,6 +99,11 @@ impl Calls {
     }
 
     async fn post(&self, path: &str, payload: &impl Serialize) -> Result<bytes::Bytes, CallError> {
+        // Coming back has waits of its own, and another replica may have a link.
+        if self.state.borrow().is_lost() {
+            let reason = "the link to the control plane is down, and is being made again".to_owned();
+            return Err(CallError::NotConnected { reason });
+        }
         let json = serde_json::to_vec(payload).map_err(|error| CallError::Unreadable { reason: error.to_string() })?;
         let token = self.token().await?;
         let answer = self.dialer.post(&token, path, json, CALL_TIMEOUT).await;

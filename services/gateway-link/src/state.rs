@@ -24,6 +24,13 @@ pub struct LinkState {
     pub links: u64,
 }
 
+impl LinkState {
+    /// There was one, and it is not back.
+    pub fn is_lost(&self) -> bool {
+        self.links > 0 && self.up.is_none()
+    }
+}
+
 /// Tells whoever wants to know.
 #[derive(Debug)]
 pub struct States {

@@ -184,3 +184,21 @@ async fn each_link_is_counted_for_those_who_tell_the_control_plane_anew() {
     }
     agent.stop().await;
 }
+
+#[tokio::test]
+async fn no_call_dials_while_a_lost_link_waits_for_its_turn() {
+    let (keeper, peer) = (Keeper::start().await, Peer::start().await);
+    let _agent = Agent::start(&keeper, options(&peer));
+    let mut link = peer.accept().await;
+    link.register("").await;
+    link.hear("heartbeat").await;
+    drop(link);
+    let lost = async {
+        while ask(&keeper, &GetLink {}).await.unwrap().connected {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, lost).await.expect("the link is not lost");
+    let error = refused(&keeper, &SyncRoutes::default()).await;
+    assert!(matches!(&error, CallError::NotConnected { reason } if reason.contains("is being made again")), "{error}");
+}

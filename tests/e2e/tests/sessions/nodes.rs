@@ -14,7 +14,7 @@ pub async fn figures_of_pods_and_nodes_are_shown(lab: Arc<Lab>) -> Result<()> {
     let agent = ["top", "pods", "-n", "pipeops-system", "--no-headers"];
     lab::until("figures of the agent's pods", FIGURES_WITHIN, || async {
         let shown = kubectl.stdout(&agent).await?;
-        ensure!(shown.lines().count() == 4 && shown.contains("gateway-link"), "{shown}");
+        ensure!(shown.lines().count() == 5 && shown.contains("route-syncer"), "{shown}");
         anyhow::Ok(())
     })
     .await?;

@@ -21,7 +21,7 @@ pub struct Api(Arc<Mutex<State>>);
 struct State {
     /// By the path of their list, then by name.
     objects: BTreeMap<&'static str, BTreeMap<String, Value>>,
-    watches: Vec<(String, mpsc::UnboundedSender<Bytes>)>,
+    watches: Vec<(String, mpsc::Sender<Bytes>)>,
     events: Vec<Value>,
     version: u64,
 }
@@ -82,11 +82,11 @@ impl Api {
                 "gitTreeState": text, "buildDate": text, "goVersion": text, "compiler": text, "platform": text}));
         }
         if query.contains("watch=true") {
-            let (sender, receiver) = mpsc::unbounded();
+            let (mut sender, receiver) = mpsc::channel(10_000);
             let from = query.split('&').find_map(|pair| pair.strip_prefix("resourceVersion=")?.parse().ok());
             for object in state.objects.get(path).into_iter().flat_map(BTreeMap::values) {
                 if version(object) > from.unwrap_or(0) {
-                    sender.unbounded_send(line("ADDED", object)).unwrap();
+                    sender.try_send(line("ADDED", object)).unwrap();
                 }
             }
             state.watches.push((path.to_owned(), sender));
@@ -105,7 +105,7 @@ impl Api {
 impl State {
     fn say(&mut self, list: &str, what: &str, object: &Value) {
         let line = line(what, object);
-        self.watches.retain(|(path, to)| path != list || to.unbounded_send(line.clone()).is_ok());
+        self.watches.retain_mut(|(path, to)| path != list || to.try_send(line.clone()).is_ok());
     }
 }
 

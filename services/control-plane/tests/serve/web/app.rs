@@ -26,9 +26,9 @@ type Body = UnsyncBoxBody<Bytes, hyper::Error>;
 /// Serves streams until it is dropped.
 pub struct App {
     /// The target of each stream that was opened.
-    pub streams: mpsc::UnboundedReceiver<String>,
+    pub streams: mpsc::Receiver<String>,
     /// What `/events` sends next.
-    pub events: mpsc::UnboundedSender<&'static str>,
+    pub events: mpsc::Sender<&'static str>,
     _serving: JoinSet<()>,
 }
 
@@ -40,8 +40,8 @@ impl App {
     /// `new`: the agent speaks more than the published protocol.
     pub async fn start(server: &ControlPlane, data: &Path, secret: &str, new: bool) -> Self {
         let mut agent = Agent::connect(server, data, secret, if new { &["streams/2"] } else { &[] }).await;
-        let (opened, streams) = mpsc::unbounded_channel();
-        let (events, sent) = mpsc::unbounded_channel();
+        let (opened, streams) = mpsc::channel(64);
+        let (events, sent) = mpsc::channel(64);
         let mut sent = Some(sent);
         let mut serving = JoinSet::new();
         serving.spawn(async move {
@@ -49,7 +49,7 @@ impl App {
             while let Some((header, stream)) = agent.next().await {
                 assert_eq!(header.kind, if new { StreamKind::Http } else { StreamKind::Tcp });
                 let target = header.target.unwrap().to_string();
-                opened.send(target.clone()).unwrap();
+                opened.try_send(target.clone()).unwrap();
                 let events = if target.contains("events") { sent.take() } else { None };
                 let events = std::sync::Arc::new(std::sync::Mutex::new(events));
                 connections.spawn(async move {
@@ -64,7 +64,7 @@ impl App {
     }
 }
 
-type Events = std::sync::Arc<std::sync::Mutex<Option<mpsc::UnboundedReceiver<&'static str>>>>;
+type Events = std::sync::Arc<std::sync::Mutex<Option<mpsc::Receiver<&'static str>>>>;
 
 fn full(text: impl Into<Bytes>) -> Body {
     Full::new(text.into()).map_err(|never| match never {}).boxed_unsync()

@@ -107,13 +107,13 @@ async fn events_come_piece_by_piece() {
     stage.sync(&[ingress("a.example.com", false, &[("/", "events")])]).await;
     let mut client = Client::http(stage.http).await;
     let request = Request::get("/events").header("host", "a.example.com").body("").unwrap();
-    app.events.send("data: 1\n\n").unwrap();
+    app.events.try_send("data: 1\n\n").unwrap();
     let mut response = client.begin(request).await;
     assert_eq!(response.headers()["content-type"], "text/event-stream");
     for next in ["data: 2\n\n", "data: 3\n\n", ""] {
         let frame = timeout(SOON, response.body_mut().frame()).await.expect("the event waits").unwrap().unwrap();
         assert!(frame.into_data().unwrap().starts_with(b"data: "));
-        app.events.send(next).unwrap();
+        app.events.try_send(next).unwrap();
     }
 }
 

@@ -10,11 +10,12 @@ use tokio::{
 
 pub const SOON: Duration = Duration::from_secs(60);
 
-/// The pod `echo`, which gives back what comes to its port 7000, once it listens there.
+/// The pod `echo`, which gives back what comes to its port 7000, once it listens there. A probe that comes late on a busy machine
+/// takes it out of no Service.
 pub async fn echo(lab: &Lab, namespace: &str) -> Result<()> {
     let echo = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"echo","labels":{"app":"echo"}},"spec":{"containers":[{"name":"echo",
         "image":"lab.local/tools:1","args":["socat","-t30","TCP-LISTEN:7000,fork,reuseaddr,backlog=256","EXEC:cat"],
-        "readinessProbe":{"tcpSocket":{"port":7000},"periodSeconds":1}}]}}"#;
+        "readinessProbe":{"tcpSocket":{"port":7000},"periodSeconds":1,"failureThreshold":60}}]}}"#;
     create(lab, namespace, "pod/echo", echo).await
 }
 

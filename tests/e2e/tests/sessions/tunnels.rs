@@ -14,7 +14,7 @@ use tokio::{
     time::timeout,
 };
 
-const CONNECTIONS: usize = 200;
+const CONNECTIONS: usize = 100;
 /// A gibibyte each way, twice on one connection.
 const LARGE: usize = 1 << 30;
 const TIMES: usize = 2;

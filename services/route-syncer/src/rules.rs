@@ -6,7 +6,9 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend, IngressClass, IngressTLS};
 use kube::ResourceExt as _;
-use protocol::route::{IngressController, IngressRoutes, PathType, Route, RoutePath, RouteRule, RouteSync};
+use protocol::route::{
+    BackendProtocol, IngressController, IngressRoutes, PathType, Route, RoutePath, RouteRule, RouteSync, TlsMode,
+};
 use protocol::tunnel::RoutingMode;
 use targets::Access;
 
@@ -198,6 +200,7 @@ impl Reading<'_> {
                         None => rules.push(RouteRule {
                             host: host.clone(),
                             tls: tls.iter().any(|tls| covers(tls, &host)),
+                            tls_mode: TlsMode::Terminate,
                             paths: vec![path],
                         }),
                     },
@@ -229,10 +232,16 @@ impl Reading<'_> {
                 service_name: controller.name.clone(),
                 service_port: controller.port,
                 service_namespace: Some(controller.namespace.clone()),
+                protocol: BackendProtocol::Http,
             },
-            None => {
-                RoutePath { path: text, path_type, service_name: service, service_port: port, service_namespace: None }
-            }
+            None => RoutePath {
+                path: text,
+                path_type,
+                service_name: service,
+                service_port: port,
+                service_namespace: None,
+                protocol: BackendProtocol::Http,
+            },
         };
         check(source, host, &read, self.access)?;
         let key = (host.to_owned(), read.path.clone(), path_type);
@@ -293,6 +302,8 @@ fn check(source: &Source, host: &str, path: &RoutePath, access: &Access) -> Resu
         path: path.path.clone(),
         path_type: path.path_type,
         tls: false,
+        tls_mode: TlsMode::Terminate,
+        protocol: path.protocol,
         annotations: BTreeMap::new(),
         public_endpoint: None,
         routing_mode: RoutingMode::Tunnel,

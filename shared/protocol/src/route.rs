@@ -23,6 +23,27 @@ pub enum PathType {
     ImplementationSpecific,
 }
 
+/// What the Service speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendProtocol {
+    /// HTTP/1.1.
+    #[default]
+    Http,
+    /// HTTP/2 without TLS, begun at once: gRPC, and what names it `kubernetes.io/h2c`.
+    H2c,
+}
+
+/// Who ends TLS, as in a Gateway's listener.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum TlsMode {
+    /// The control plane.
+    #[default]
+    Terminate,
+    /// The Service: connections go there by the hostname of their first message, and nothing of them is looked at.
+    Passthrough,
+}
+
 /// `register`: one route.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Route {
@@ -45,6 +66,12 @@ pub struct Route {
     /// Clients come by HTTPS; HTTP is redirected there.
     #[serde(default)]
     pub tls: bool,
+    /// Not in the published protocol.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub tls_mode: TlsMode,
+    /// Not in the published protocol.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub protocol: BackendProtocol,
     #[serde(default, deserialize_with = "map", skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
     /// Where clients reach the cluster without the control plane.
@@ -107,6 +134,9 @@ pub struct RouteRule {
     pub host: String,
     #[serde(default)]
     pub tls: bool,
+    /// Not in the published protocol.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub tls_mode: TlsMode,
     #[serde(deserialize_with = "list")]
     pub paths: Vec<RoutePath>,
 }
@@ -122,6 +152,9 @@ pub struct RoutePath {
     /// Where it is not the object's: that of an ingress controller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_namespace: Option<String>,
+    /// Not in the published protocol.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub protocol: BackendProtocol,
 }
 
 /// What became of each route of `register` and `sync`. The published protocol has no body here; the existing agent reads none.
@@ -213,6 +246,8 @@ impl RouteSync {
                     path: path.path.clone(),
                     path_type: path.path_type,
                     tls: rule.tls,
+                    tls_mode: rule.tls_mode,
+                    protocol: path.protocol,
                     annotations: ingress.annotations.clone(),
                     public_endpoint: self.public_endpoint.clone(),
                     routing_mode: self.routing_mode,
@@ -253,6 +288,10 @@ fn path_type<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathType, D::
         "ImplementationSpecific" => PathType::ImplementationSpecific,
         _ => PathType::Prefix,
     })
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 fn map<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {

@@ -42,6 +42,10 @@ pub struct Tunnel {
     pub labels: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+    /// Each TCP connection to the Service begins with a PROXY protocol header of version 2, which names the client. Not in the
+    /// published protocol.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub proxy_protocol: bool,
     /// From the control plane: its port. In a request, the port that is wished for; 0 is none.
     #[serde(default, deserialize_with = "port", skip_serializing_if = "Option::is_none")]
     pub tunnel_port: Option<u16>,
@@ -125,6 +129,7 @@ impl Tunnel {
             public_endpoint: None,
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),
+            proxy_protocol: false,
             tunnel_port: None,
             tunnel_endpoint: None,
             error: None,

@@ -14,8 +14,14 @@ fn told(outcome: Outcome) -> Told {
         service_name: "web".to_owned(),
         service_port: 80,
         service_namespace: None,
+        protocol: Default::default(),
     };
-    let rule = RouteRule { host: "a.example.com".to_owned(), tls: false, paths: vec![path("/"), path("/x")] };
+    let rule = RouteRule {
+        host: "a.example.com".to_owned(),
+        tls: false,
+        tls_mode: Default::default(),
+        paths: vec![path("/"), path("/x")],
+    };
     let routes = IngressRoutes {
         namespace: "shop".to_owned(),
         ingress_name: "web".to_owned(),

@@ -11,6 +11,10 @@ use super::Cut;
 use super::frames::Frames;
 
 /// A session's client, and how far what it was sent has come.
+///
+/// Each frame of a WebSocket is written by itself, and so begins a TLS record, as from the API server: some clients
+/// (Kubernetes' for Python among them) take one frame whenever their socket is readable, and then wait for the next on
+/// the socket alone, while it lies with their TLS library already.
 #[derive(Debug)]
 pub struct Client<T> {
     io: T,
@@ -97,11 +101,11 @@ impl<T: Duplex> Duplex for Client<T> {
 impl<T: AsyncWrite + Unpin> AsyncWrite for Client<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: &[u8]) -> Poll<io::Result<usize>> {
         let Self { io, frames, state } = &mut *self;
-        if let (State::LastFrame, Some(frames)) = (*state, &*frames) {
-            buf = buf.get(..frames.rest()).unwrap_or(buf);
-            if buf.is_empty() {
+        if let Some(frames) = frames {
+            if *state == State::LastFrame && frames.rest() == 0 {
                 return Poll::Pending;
             }
+            buf = buf.get(..frames.first(buf)).unwrap_or(buf);
         }
         let written = Pin::new(io).poll_write(cx, buf);
         if let (Poll::Ready(Ok(n)), Some(frames)) = (&written, frames) {

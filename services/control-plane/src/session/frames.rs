@@ -1,5 +1,5 @@
 /// Where the frames of one direction of a WebSocket begin and end (RFC 6455, section 5.2).
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Frames {
     /// The first bytes of a frame, as far as they have come.
     head: [u8; Self::HEAD],
@@ -44,10 +44,24 @@ impl Frames {
         }
     }
 
-    /// How many bytes may go by and end at most the frame under way: none between two frames. In a head, whose length
-    /// shows as it comes, that is one.
+    /// How many bytes have to go by at least for the frame under way to end: none between two frames.
     pub fn rest(&self) -> usize {
         if self.come > 0 { 1 } else { usize::try_from(self.payload).unwrap_or(usize::MAX) }
+    }
+
+    /// How many of the next bytes are of the frame under way; between two frames, of the one that begins with them.
+    pub fn first(&self, bytes: &[u8]) -> usize {
+        let mut ahead = self.clone();
+        let mut at = 0;
+        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            let step = ahead.rest().clamp(1, rest.len());
+            ahead.advance(rest.get(..step).unwrap_or(rest));
+            at += step;
+            if ahead.rest() == 0 {
+                break;
+            }
+        }
+        at
     }
 
     /// Whether a close frame has begun, after which nothing follows.
@@ -99,19 +113,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_of_a_frame_leads_to_its_end_and_no_further() {
+    fn the_first_frame_of_what_comes_is_as_long_as_it_is() {
         let (all, ends) = stream();
-        for begun in 1..all.len() {
+        for begun in 0..all.len() {
             let mut state = Frames::default();
             state.advance(&all[..begun]);
-            let mut at = begun;
-            while state.rest() > 0 {
-                let next = at + state.rest();
-                state.advance(&all[at..next]);
-                at = next;
-            }
-            assert_eq!(ends.iter().find(|end| **end >= begun), Some(&at), "from {begun} on");
+            let end = ends.iter().copied().find(|end| *end > begun).unwrap();
+            assert_eq!(state.first(&all[begun..]), end - begun, "from {begun} on");
+            let part = &all[begun..begun.midpoint(end)];
+            assert_eq!(state.first(part), part.len(), "of a part from {begun} on");
         }
+        assert_eq!(Frames::default().first(&[]), 0);
     }
 
     #[test]

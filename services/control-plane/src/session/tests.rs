@@ -1,9 +1,12 @@
 use super::*;
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use bytes::Bytes;
 use duplex::Socket;
 use futures::stream;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::io::StreamReader;
@@ -89,6 +92,46 @@ const BROKE: &str = "the cluster's side broke; begin the session again";
 const ENDED: &str = "the cluster's side ended without a reason; begin the session again";
 const REVOKED: &str = "the token was revoked; ask for a new one";
 const STOPPED: &str = "the control plane is shutting down; begin the session again";
+
+/// Takes down what is written at once.
+#[derive(Default)]
+struct Written(Vec<Vec<u8>>);
+
+impl AsyncWrite for Written {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.0.push(buf.to_vec());
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Duplex for Written {
+    fn poll_chunk(&mut self, _: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+        Poll::Pending
+    }
+
+    fn poll_reset(&mut self, _: &mut Context<'_>) -> Poll<io::Error> {
+        Poll::Pending
+    }
+}
+
+#[tokio::test]
+async fn frames_that_come_together_are_written_one_by_one() {
+    let together = [WHOLE, b"\x89\x00", WHOLE, PART].concat();
+    let mut written = Written::default();
+    Client::new(&mut written, true).write_all(&together).await.unwrap();
+    assert_eq!(written.0, [WHOLE, b"\x89\x00", WHOLE, PART]);
+    let mut written = Written::default();
+    Client::new(&mut written, false).write_all(&together).await.unwrap();
+    assert_eq!(written.0, [together]);
+}
 
 #[tokio::test]
 async fn a_client_reads_why_its_session_ends() {

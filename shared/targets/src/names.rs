@@ -1,6 +1,8 @@
-use std::collections::BTreeMap;
+mod lookups;
+
+use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,26 +10,40 @@ use protocol::Target;
 use tokio::net::{TcpStream, UdpSocket, lookup_host};
 use tokio::time::timeout;
 
+use self::lookups::{Found, Lookups};
+
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const DEFAULT_DOMAIN: &str = "cluster.local";
 
-/// How a Service's name becomes addresses. Cheap to clone.
+/// Where targets are. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Names(Arc<Source>);
+pub struct Names {
+    /// Targets that are no Services: host and port.
+    elsewhere: Arc<HashMap<Target, (String, u16)>>,
+    services: Arc<Source>,
+}
 
 #[derive(Debug)]
 enum Source {
     /// The cluster's DNS, under this domain.
-    Dns(String),
+    Dns(String, Lookups),
     /// These and no others.
     Table(BTreeMap<String, SocketAddr>),
+}
+
+/// Where a Service is.
+#[derive(Debug)]
+struct Resolved {
+    addresses: Vec<SocketAddr>,
+    /// What was found earlier, if it was.
+    known: Option<Found>,
 }
 
 /// There is no connection to a Service.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreachable {
-    #[error("no address is known for {host}: check the Service's name and namespace")]
-    Unknown { host: String, source: io::Error },
+    #[error("no address is known for {host}: check its name")]
+    Unknown { host: String, source: Arc<io::Error> },
     #[error("cannot connect to {host}:{port}")]
     Connect { host: String, port: u16, source: io::Error },
     #[error("no connection to {host}:{port} within {} s", limit.as_secs_f32())]
@@ -40,23 +56,37 @@ impl Names {
     pub fn dns(domain: Option<&str>) -> Self {
         let domain = domain.map(str::trim).filter(|domain| !domain.is_empty()).map(str::to_owned);
         let searched = || std::fs::read_to_string(RESOLV_CONF).ok().and_then(|text| search_domain(&text));
-        Self(Arc::new(Source::Dns(domain.or_else(searched).unwrap_or_else(|| DEFAULT_DOMAIN.to_owned()))))
+        let domain = domain.or_else(searched).unwrap_or_else(|| DEFAULT_DOMAIN.to_owned());
+        Self { elsewhere: Arc::default(), services: Arc::new(Source::Dns(domain, Lookups::default())) }
     }
 
     /// By a table of [`Target`]s as text: where there is no DNS, as in one process with its tests.
     #[must_use]
     pub fn table(addresses: impl IntoIterator<Item = (String, SocketAddr)>) -> Self {
-        Self(Arc::new(Source::Table(addresses.into_iter().collect())))
+        Self { elsewhere: Arc::default(), services: Arc::new(Source::Table(addresses.into_iter().collect())) }
     }
 
-    /// The Service's full name.
+    /// The same, but that these targets are no Services: each is a host, by name or address, and a port.
+    #[must_use]
+    pub fn elsewhere(self, places: impl IntoIterator<Item = (Target, (String, u16))>) -> Self {
+        Self { elsewhere: Arc::new(places.into_iter().collect()), ..self }
+    }
+
+    /// The Service's full name; of what is elsewhere, its host.
     #[must_use]
     pub fn host(&self, target: &Target) -> String {
-        let domain = match &*self.0 {
-            Source::Dns(domain) => domain,
+        if let Some((host, _)) = self.elsewhere.get(target) {
+            return host.clone();
+        }
+        let domain = match &*self.services {
+            Source::Dns(domain, _) => domain,
             Source::Table(_) => DEFAULT_DOMAIN,
         };
         format!("{}.{}.svc.{domain}", target.service(), target.namespace())
+    }
+
+    fn port(&self, target: &Target) -> u16 {
+        self.elsewhere.get(target).map_or(target.port().get(), |(_, port)| *port)
     }
 
     /// A TCP connection to the Service, the first that succeeds of its addresses.
@@ -65,8 +95,23 @@ impl Names {
     /// See [`Unreachable`].
     pub async fn connect(&self, target: &Target, limit: Duration) -> Result<TcpStream, Unreachable> {
         let dial = async {
-            let addresses = self.resolve(target).await?;
-            let tcp = TcpStream::connect(&*addresses).await.map_err(|source| self.failed(target, source))?;
+            let mut resolved = self.resolve(target).await?;
+            let tcp = loop {
+                match TcpStream::connect(&*resolved.addresses).await {
+                    Ok(tcp) => break tcp,
+                    Err(source) => {
+                        let failed = self.failed(target, source);
+                        let Some(known) = resolved.known else { return Err(failed) };
+                        // The Service may have got another address since.
+                        self.forget(target, &known);
+                        let again = self.resolve(target).await?;
+                        if again.addresses.iter().all(|address| resolved.addresses.contains(address)) {
+                            return Err(failed);
+                        }
+                        resolved = again;
+                    }
+                }
+            };
             runtime::tcp::tune(&tcp).map_err(|source| self.failed(target, source))?;
             Ok(tcp)
         };
@@ -79,7 +124,7 @@ impl Names {
     /// See [`Unreachable`]; whether somebody listens there does not show.
     pub async fn connect_udp(&self, target: &Target, limit: Duration) -> Result<UdpSocket, Unreachable> {
         let open = async {
-            let addresses = self.resolve(target).await?;
+            let addresses = self.resolve(target).await?.addresses;
             let any = |address: &SocketAddr| if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
             let local = addresses.first().map_or("0.0.0.0:0", any);
             let socket = UdpSocket::bind(local).await.map_err(|source| self.failed(target, source))?;
@@ -90,29 +135,53 @@ impl Names {
         timeout(limit, open).await.unwrap_or_else(|_| Err(self.late(target, limit)))
     }
 
-    async fn resolve(&self, target: &Target) -> Result<Vec<SocketAddr>, Unreachable> {
+    async fn resolve(&self, target: &Target) -> Result<Resolved, Unreachable> {
         let host = self.host(target);
-        let found = match &*self.0 {
-            // With the dot at its end it is asked for once, and not under each domain of the search list before.
-            Source::Dns(_) => {
-                lookup_host((format!("{host}."), target.port().get())).await.map(|found| found.collect::<Vec<_>>())
+        let (addresses, known) = match (&*self.services, self.elsewhere.get(target)) {
+            (Source::Table(addresses), None) => {
+                let address = addresses.get(&target.to_string());
+                (address.map(|address| vec![*address]).ok_or_else(|| Arc::new(io::ErrorKind::NotFound.into())), None)
             }
-            Source::Table(addresses) => Ok(addresses.get(&target.to_string()).copied().into_iter().collect()),
+            (Source::Table(_), Some(_)) => (look_up(host.clone(), self.port(target)).await.map_err(Arc::new), None),
+            (Source::Dns(_, lookups), elsewhere) => {
+                // With the dot at its end a Service is asked for once, and not under each domain of the search list before.
+                let name = if elsewhere.is_some() { host.clone() } else { format!("{host}.") };
+                let look = async || Ok(look_up(name, 0).await?.iter().map(SocketAddr::ip).collect());
+                let (found, known) = lookups.find(&host, look).await;
+                (found.addresses.clone().map(|all| with_port(&all, self.port(target))), known.then_some(found))
+            }
         };
-        match found {
-            Ok(addresses) if !addresses.is_empty() => Ok(addresses),
-            Ok(_) => Err(Unreachable::Unknown { host, source: io::ErrorKind::NotFound.into() }),
-            Err(source) => Err(Unreachable::Unknown { host, source }),
+        let addresses = addresses.map_err(|source| Unreachable::Unknown { host, source })?;
+        Ok(Resolved { addresses, known })
+    }
+
+    fn forget(&self, target: &Target, found: &Found) {
+        if let Source::Dns(_, lookups) = &*self.services {
+            lookups.forget(&self.host(target), found);
         }
     }
 
     fn failed(&self, target: &Target, source: io::Error) -> Unreachable {
-        Unreachable::Connect { host: self.host(target), port: target.port().get(), source }
+        Unreachable::Connect { host: self.host(target), port: self.port(target), source }
     }
 
     fn late(&self, target: &Target, limit: Duration) -> Unreachable {
-        Unreachable::Timeout { host: self.host(target), port: target.port().get(), limit }
+        Unreachable::Timeout { host: self.host(target), port: self.port(target), limit }
     }
+}
+
+async fn look_up(host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
+    Ok(lookup_host((host, port)).await?.collect())
+}
+
+/// A headless Service has an address for each of its pods: which one comes first is as good as the others.
+fn with_port(addresses: &[IpAddr], port: u16) -> Vec<SocketAddr> {
+    let mut all: Vec<_> = addresses.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
+    if all.iter().all(SocketAddr::is_ipv4) || all.iter().all(SocketAddr::is_ipv6) {
+        let first = rand::random_range(0..all.len().max(1));
+        all.rotate_left(first);
+    }
+    all
 }
 
 /// The kubelet lets each pod search `<namespace>.svc.<domain>`, `svc.<domain>` and `<domain>`.
@@ -136,6 +205,23 @@ mod tests {
         let target: Target = "shop/web:80".parse().unwrap();
         assert_eq!(Names::dns(Some("corp.example")).host(&target), "web.shop.svc.corp.example");
         assert_eq!(Names::table([]).host(&target), "web.shop.svc.cluster.local");
+    }
+
+    #[tokio::test]
+    async fn what_is_elsewhere_is_reached_there() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (api, gone): (Target, Target) = ("forwards/api:1".parse().unwrap(), "forwards/gone:1".parse().unwrap());
+        let places = [(api.clone(), ("localhost".to_owned(), port)), (gone.clone(), ("127.0.0.1".to_owned(), 1))];
+        let limit = Duration::from_secs(20);
+        for names in [Names::dns(None), Names::table([])].map(|names| names.elsewhere(places.clone())) {
+            for _ in 0..2 {
+                let (tcp, accepted) = tokio::join!(names.connect(&api, limit), listener.accept());
+                assert_eq!(tcp.unwrap().local_addr().unwrap(), accepted.unwrap().1);
+                let error = names.connect(&gone, limit).await.unwrap_err();
+                assert_eq!(error.to_string(), "cannot connect to 127.0.0.1:1");
+            }
+        }
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use bus::routes::{CALL_TIMEOUT, CallError, GetLink, LinkSeen, SyncRoutes, SyncTu
 use bus::state::{Done, GetIdentity};
 use bus::{Bus, ServeError, Serving};
 use http::StatusCode;
-use protocol::{ClusterId, Secret, endpoint};
+use protocol::{ClusterId, Secret, Tunnel, endpoint};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -19,6 +19,7 @@ use crate::dial::{DialError, Dialer};
 use crate::register::hostname;
 use crate::session::Links;
 use crate::state::LinkState;
+use crate::tunnel::Forwards;
 
 /// Of an answer that says no more than its status.
 const LONGEST_REASON: usize = 300;
@@ -29,16 +30,19 @@ pub struct Calls {
     dialer: Dialer,
     credentials: Arc<Credentials>,
     state: watch::Receiver<LinkState>,
+    /// Tunnels besides those that others ask for.
+    forwards: Forwards,
     instance: String,
 }
 
 impl Calls {
-    pub fn new(links: &Links) -> Result<Arc<Self>, DialError> {
+    pub fn new(links: &Links, forwards: Forwards) -> Result<Arc<Self>, DialError> {
         Ok(Arc::new(Self {
             bus: links.forwarder.bus.clone(),
             dialer: Dialer::new(&links.options.pipeops)?,
             credentials: Arc::clone(&links.credentials),
             state: links.states.subscribe(),
+            forwards,
             instance: format!("{}-{:08x}", hostname(), rand::random::<u32>()),
         }))
     }
@@ -66,6 +70,18 @@ impl Calls {
         ])
     }
 
+    pub fn state(&self) -> watch::Receiver<LinkState> {
+        self.state.clone()
+    }
+
+    /// Makes it one of the cluster's tunnels; gives it with its port.
+    pub async fn register_tunnel(&self, tunnel: &Tunnel) -> Result<Tunnel, CallError> {
+        let cluster = self.cluster().await?;
+        let path = endpoint::TUNNELS.replace("{cluster}", cluster.as_str());
+        let tunnel = Tunnel { cluster_uuid: cluster.to_string(), ..tunnel.clone() };
+        read(&self.post_for(&path, &tunnel, &[StatusCode::OK, StatusCode::CREATED]).await?)
+    }
+
     fn link(&self) -> LinkSeen {
         let state = self.state.borrow();
         LinkSeen { instance: self.instance.clone(), links: state.links, connected: state.up.is_some() }
@@ -91,6 +107,8 @@ impl Calls {
         SyncTunnels { mut sync }: SyncTunnels,
     ) -> Result<<SyncTunnels as bus::Request>::Reply, CallError> {
         let cluster = self.cluster().await?;
+        // The set that is sent is the whole one.
+        sync.tunnels.extend(self.forwards.tunnels().cloned());
         for named in sync.tunnels.iter_mut().map(|tunnel| &mut tunnel.cluster_uuid).chain([&mut sync.cluster_uuid]) {
             cluster.as_str().clone_into(named);
         }
@@ -99,6 +117,15 @@ impl Calls {
     }
 
     async fn post(&self, path: &str, payload: &impl Serialize) -> Result<bytes::Bytes, CallError> {
+        self.post_for(path, payload, &[StatusCode::OK]).await
+    }
+
+    async fn post_for(
+        &self,
+        path: &str,
+        payload: &impl Serialize,
+        success: &[StatusCode],
+    ) -> Result<bytes::Bytes, CallError> {
         // Coming back has waits of its own, and another replica may have a link.
         if self.state.borrow().is_lost() {
             let reason = "the link to the control plane is down, and is being made again".to_owned();
@@ -109,7 +136,7 @@ impl Calls {
         let answer = self.dialer.post(&token, path, json, CALL_TIMEOUT).await;
         let answer = answer.map_err(|error| CallError::Unreachable { reason: runtime::error_text(&error) })?;
         match answer.status() {
-            StatusCode::OK => Ok(answer.into_body()),
+            status if success.contains(&status) => Ok(answer.into_body()),
             status => Err(CallError::Refused { status: status.as_u16(), message: message(status, answer.body()) }),
         }
     }

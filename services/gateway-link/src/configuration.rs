@@ -186,7 +186,7 @@ impl Configuration {
 
     fn check_tunnels(&self, forwards: &[Forward]) -> Verdict {
         let refusal = |forward: &Forward| {
-            let error = self.tunnels.check(&forward.target).err()?;
+            let error = self.tunnels.check(forward.kind(), &forward.target).err()?;
             Some(refused(&format!("tunnels[{}]", forward.name), error_text(&error)))
         };
         Verdict { refused: forwards.iter().filter_map(refusal).collect(), ..Verdict::default() }

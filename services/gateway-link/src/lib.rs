@@ -32,4 +32,4 @@ pub use forward::Forwarder;
 pub use metrics::Metrics;
 pub use options::{Agent, Link, Options, PipeOps, Proxied, Reconnect, TcpTunnels, Tls, Tunnels, UdpTunnels};
 pub use service::{run, run_on};
-pub use tunnel::Tunnels as TunnelDialer;
+pub use tunnel::{Forwards, Tunnels as TunnelDialer};

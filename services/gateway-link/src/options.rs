@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use protocol::Secret;
+use protocol::config::Transport;
 use runtime::Duration;
 use runtime::tls::Pin;
 use schemars::JsonSchema;
@@ -23,6 +24,8 @@ pub struct Options {
     pub proxied: Proxied,
     /// TCP and UDP connections of the control plane to Services.
     pub tunnels: Tunnels,
+    /// Ports of the control plane for what this process reaches itself.
+    pub tunnel: Tunnel,
     /// What this cluster calls itself.
     pub agent: Agent,
 }
@@ -222,6 +225,42 @@ impl Default for Tunnels {
             udp: UdpTunnels::default(),
         }
     }
+}
+
+/// Each forward is a tunnel that leads to an address instead of a Service; `tunnels.allow` and `deny` do not concern it.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Tunnel {
+    /// False: there are none.
+    pub enabled: bool,
+    /// A connection on which nothing has moved for this long is ended; 0: never.
+    pub inactivity_timeout: Duration,
+    pub forwards: Vec<Forward>,
+}
+
+impl Default for Tunnel {
+    fn default() -> Self {
+        Self { enabled: true, inactivity_timeout: Duration::from_secs(0), forwards: Vec::new() }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Forward {
+    /// Of letters a-z, digits and '-'; no two are alike.
+    pub name: String,
+    /// Where it leads: host:port, as seen from this process.
+    pub local_addr: String,
+    /// The port of the control plane that is wished for. Unset: any that is free.
+    #[serde(default)]
+    pub remote_port: Option<u16>,
+    /// tcp or udp.
+    #[serde(default = "tcp")]
+    #[schemars(with = "String")]
+    pub protocol: Transport,
+}
+
+fn tcp() -> Transport {
+    Transport::Tcp
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]

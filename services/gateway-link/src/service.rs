@@ -24,7 +24,7 @@ use crate::options::Options;
 use crate::register::{RegisterError, hostname, identity};
 use crate::session::{Established, Links, STABLE, SessionError};
 use crate::state::States;
-use crate::tunnel::Tunnels;
+use crate::tunnel::{Forwards, Tunnels};
 
 /// A refused token is not tried again as often as a lost connection.
 const REFUSED_RETRY: Duration = Duration::from_secs(60);
@@ -43,7 +43,9 @@ pub async fn run_on(options: Options, context: runtime::Context, bus: Bus, names
     let begun = Instant::now();
     let dialer = Dialer::new(&options.pipeops).context("cannot connect to the control plane with these settings")?;
     let metrics = Metrics::register(&context.meter);
-    let tunnels = Tunnels::new(&options.tunnels, names, metrics.tcp.clone(), metrics.udp.clone());
+    let forwards = Forwards::new(&options.tunnel)?;
+    let names = names.elsewhere(forwards.places());
+    let tunnels = Tunnels::new(&options.tunnels, forwards.clone(), names, metrics.tcp.clone(), metrics.udp.clone());
     metrics.unverified(options.pipeops.tls.insecure_skip_verify);
     let link_metrics = LinkMetrics::register(&context.meter, "pipeops_agent");
     link_metrics.register_websocket(&context.meter, "pipeops_agent");
@@ -81,7 +83,9 @@ pub async fn run_on(options: Options, context: runtime::Context, bus: Bus, names
         begun,
     };
     beside.spawn(heartbeats.run());
-    let calls = Calls::new(&links).context("cannot connect to the control plane with these settings")?;
+    let calls =
+        Calls::new(&links, forwards.clone()).context("cannot connect to the control plane with these settings")?;
+    beside.spawn(forwards.keep(Arc::clone(&calls)));
     let answering = calls.serve(&bus).await.context("cannot answer on the bus")?;
     let outcome = keep_linked(&links).await;
     links.states.set(ConnectionState::Disconnected);

@@ -6,6 +6,7 @@
 //!   messages (proxied) ─────────────┘
 //! ```
 
+mod forwards;
 mod tcp;
 mod udp;
 
@@ -26,6 +27,7 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
+pub use self::forwards::Forwards;
 use crate::metrics::{OpenTunnel, TunnelFailure, TunnelMetrics};
 use crate::options;
 use crate::refusal::DRAIN_TIMEOUT;
@@ -34,6 +36,7 @@ use crate::refusal::DRAIN_TIMEOUT;
 #[derive(Clone, Debug)]
 pub struct Tunnels {
     pub options: Arc<options::Tunnels>,
+    forwards: Forwards,
     names: Names,
     tcp: Kind,
     udp: Kind,
@@ -85,7 +88,14 @@ pub enum CarryError {
 }
 
 impl Tunnels {
-    pub fn new(options: &options::Tunnels, names: Names, tcp: Arc<TunnelMetrics>, udp: Arc<TunnelMetrics>) -> Self {
+    /// `names` knows where the `forwards` lead as well.
+    pub fn new(
+        options: &options::Tunnels,
+        forwards: Forwards,
+        names: Names,
+        tcp: Arc<TunnelMetrics>,
+        udp: Arc<TunnelMetrics>,
+    ) -> Self {
         let kind = |places: usize, metrics| Kind {
             room: Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS))),
             metrics,
@@ -94,6 +104,7 @@ impl Tunnels {
             tcp: kind(options.tcp.max_connections, tcp),
             udp: kind(options.udp.max_sessions, udp),
             options: Arc::new(options.clone()),
+            forwards,
             names,
             wished: Arc::default(),
         }
@@ -101,7 +112,7 @@ impl Tunnels {
 
     /// A TCP connection to the Service.
     pub async fn connect_tcp(&self, target: &Target) -> Result<Tunnel<Socket<TcpStream>>, TunnelError> {
-        let place = self.place(&self.tcp, target, "TCP", "tcp.max_connections")?;
+        let place = self.place(StreamKind::Tcp, target)?;
         let connected = self.names.connect(target, self.options.tcp.connection_timeout.get()).await;
         let tcp = connected.inspect_err(|_| self.tcp.metrics.failed(TunnelFailure::Dial))?;
         let idle_timeout = self.idle_timeout(StreamKind::Tcp, target, self.options.tcp.idle_timeout.get());
@@ -110,15 +121,18 @@ impl Tunnels {
 
     /// A UDP socket that talks with the Service only.
     pub async fn connect_udp(&self, target: &Target) -> Result<Tunnel<UdpSocket>, TunnelError> {
-        let place = self.place(&self.udp, target, "UDP", "udp.max_sessions")?;
+        let place = self.place(StreamKind::Udp, target)?;
         let connected = self.names.connect_udp(target, self.options.tcp.connection_timeout.get()).await;
         let socket = connected.inspect_err(|_| self.udp.metrics.failed(TunnelFailure::Dial))?;
         let idle_timeout = self.idle_timeout(StreamKind::Udp, target, self.options.udp.session_timeout.get());
         Ok(Tunnel { socket, open: self.udp.metrics.opened(), idle_timeout, _place: place })
     }
 
-    /// Whether tunnels to the Service are opened at all.
-    pub fn check(&self, target: &Target) -> Result<(), TunnelError> {
+    /// Whether tunnels of that kind are opened there at all.
+    pub fn check(&self, kind: StreamKind, target: &Target) -> Result<(), TunnelError> {
+        if self.forwards.idle_timeout(kind, target).is_some() {
+            return Ok(());
+        }
         if self.options.enabled { Ok(self.options.access.check(target)?) } else { Err(TunnelError::Disabled) }
     }
 
@@ -132,6 +146,7 @@ impl Tunnels {
     }
 
     fn idle_timeout(&self, kind: StreamKind, target: &Target, set: Duration) -> Duration {
+        let set = self.forwards.idle_timeout(kind, target).unwrap_or(set);
         let wished = self.wished.read().unwrap_or_else(PoisonError::into_inner);
         match wished.get(&(kind, target.clone())) {
             Some(wished) if set.is_zero() => *wished,
@@ -145,16 +160,14 @@ impl Tunnels {
         self.udp.metrics.failed(why);
     }
 
-    fn place(
-        &self,
-        kind: &Kind,
-        target: &Target,
-        name: &'static str,
-        setting: &'static str,
-    ) -> Result<OwnedSemaphorePermit, TunnelError> {
-        self.check(target).inspect_err(|_| kind.metrics.failed(TunnelFailure::Forbidden))?;
-        Arc::clone(&kind.room).try_acquire_owned().map_err(|_| {
-            kind.metrics.failed(TunnelFailure::TooMany);
+    fn place(&self, kind: StreamKind, target: &Target) -> Result<OwnedSemaphorePermit, TunnelError> {
+        let (of_kind, name, setting) = match kind {
+            StreamKind::Udp => (&self.udp, "UDP", "udp.max_sessions"),
+            _ => (&self.tcp, "TCP", "tcp.max_connections"),
+        };
+        self.check(kind, target).inspect_err(|_| of_kind.metrics.failed(TunnelFailure::Forbidden))?;
+        Arc::clone(&of_kind.room).try_acquire_owned().map_err(|_| {
+            of_kind.metrics.failed(TunnelFailure::TooMany);
             TunnelError::TooMany { kind: name, setting }
         })
     }

@@ -165,9 +165,15 @@ impl ClusterConfig {
 impl Forward {
     /// The kind of its streams.
     pub fn kind(&self) -> StreamKind {
-        match self.protocol {
-            Transport::Tcp => StreamKind::Tcp,
-            Transport::Udp => StreamKind::Udp,
+        self.protocol.into()
+    }
+}
+
+impl From<Transport> for StreamKind {
+    fn from(transport: Transport) -> Self {
+        match transport {
+            Transport::Tcp => Self::Tcp,
+            Transport::Udp => Self::Udp,
         }
     }
 }

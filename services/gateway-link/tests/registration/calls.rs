@@ -111,7 +111,9 @@ async fn refused<R: Request<Error = CallError>>(keeper: &Keeper, request: &R) ->
 #[tokio::test]
 async fn calls_are_made_for_the_registered_cluster_with_its_token_link_or_not() {
     let (keeper, rest) = (Keeper::start().await, Rest::start().await);
-    let _agent = Agent::start(&keeper, rest.options());
+    let mut options = rest.options();
+    options.tunnel.forwards = serde_json::from_value(json!([{"name": "db", "local_addr": "10.0.0.7:5432"}])).unwrap();
+    let _agent = Agent::start(&keeper, options);
     let sync = SyncRoutes::default();
     let error = refused(&keeper, &sync).await;
     assert_eq!(error.to_string(), "not connected to the control plane: this cluster is not registered yet");
@@ -144,6 +146,9 @@ async fn calls_are_made_for_the_registered_cluster_with_its_token_link_or_not() 
     let (path, _, body) = rest.asked();
     assert_eq!(path, "/api/v1/clusters/agent/c-1/tunnels/sync");
     assert_eq!((&body["cluster_uuid"], &body["tunnels"][0]["cluster_uuid"]), (&json!("c-1"), &json!("c-1")));
+    let forward = &body["tunnels"][1];
+    assert_eq!(forward["tunnel_id"], "forward-db", "the owner's own are of the whole set: {body}");
+    assert_eq!((&forward["service_namespace"], &forward["service_port"]), (&json!("pipeops-forwards"), &json!(5432)));
 }
 
 #[tokio::test]

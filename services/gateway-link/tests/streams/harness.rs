@@ -5,7 +5,7 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use bus::Bus;
-use gateway_link::{Forwarder, Metrics, TunnelDialer};
+use gateway_link::{Forwarder, Forwards, Metrics, TunnelDialer};
 use mux::{Config, Incoming, Link, MuxStream, Role, Timed, Windows};
 use protocol::{StreamHeader, StreamId, StreamKind};
 use runtime::Tracer;
@@ -46,7 +46,7 @@ pub async fn agent(socket: TcpStream, bus: Bus, names: Names) {
     let forwarder = {
         let metrics = std::sync::Arc::new(Metrics::default());
         let options = gateway_link::Tunnels::default();
-        let tunnels = TunnelDialer::new(&options, names, metrics.tcp.clone(), metrics.udp.clone());
+        let tunnels = TunnelDialer::new(&options, Forwards::default(), names, metrics.tcp.clone(), metrics.udp.clone());
         Forwarder { bus, tracer: Tracer::disabled(), metrics, tunnels }
     };
     let mut tasks = JoinSet::new();

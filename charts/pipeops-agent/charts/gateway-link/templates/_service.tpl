@@ -57,6 +57,10 @@ env:
   {{- with $agent.services.clusterDomain }}
   PIPEOPS_TUNNELS_CLUSTER_DOMAIN: {{ . | quote }}
   {{- end }}
+  {{- with $agent.tunnel.forwards }}
+  PIPEOPS_TUNNEL_FORWARDS: {{ toRawJson . | quote }}
+  PIPEOPS_TUNNEL_INACTIVITY_TIMEOUT: {{ $agent.tunnel.inactivityTimeout | quote }}
+  {{- end }}
 volumes:
   - name: control-plane
     mountPath: /etc/pipeops/control-plane
@@ -90,6 +94,14 @@ egress:
       - port: {{ . }}
         protocol: TCP
       {{- end }}
+  {{- with $agent.tunnel.forwards }}
+  # Where agent.tunnel.forwards lead.
+  - ports:
+      {{- range . }}
+      - port: {{ regexFind "[0-9]+$" .local_addr }}
+        protocol: {{ .protocol | default "tcp" | upper }}
+      {{- end }}
+  {{- end }}
   {{- if and .values.tunnels.enabled $agent.services.allow }}
   # The pods behind Services, on whatever ports they listen; which Services that may be is decided by the process (agent.services).
   - to:

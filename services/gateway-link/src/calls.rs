@@ -7,8 +7,9 @@ use std::sync::Arc;
 use bus::routes::{CALL_TIMEOUT, CallError, GetLink, LinkSeen, SyncRoutes, SyncTunnels, SyncedRoutes, UnregisterRoute};
 use bus::state::{Done, GetIdentity};
 use bus::{Bus, ServeError, Serving};
-use http::StatusCode;
-use protocol::{ClusterId, Secret, Tunnel, endpoint};
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use protocol::{ClusterId, Secret, Tunnel, TunnelId, endpoint};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -79,7 +80,23 @@ impl Calls {
         let cluster = self.cluster().await?;
         let path = endpoint::TUNNELS.replace("{cluster}", cluster.as_str());
         let tunnel = Tunnel { cluster_uuid: cluster.to_string(), ..tunnel.clone() };
-        read(&self.post_for(&path, &tunnel, &[StatusCode::OK, StatusCode::CREATED]).await?)
+        read(&self.call(Method::POST, &path, json(&tunnel)?, &[StatusCode::OK, StatusCode::CREATED]).await?)
+    }
+
+    /// All tunnels of the cluster.
+    pub async fn tunnels(&self) -> Result<Vec<Tunnel>, CallError> {
+        let path = endpoint::TUNNELS.replace("{cluster}", self.cluster().await?.as_str());
+        let listed: Option<_> = read(&self.call(Method::GET, &path, Vec::new(), &[StatusCode::OK]).await?)?;
+        Ok(listed.unwrap_or_default())
+    }
+
+    pub async fn unregister_tunnel(&self, id: &TunnelId) -> Result<(), CallError> {
+        let path = format!("{}/{id}", endpoint::TUNNELS.replace("{cluster}", self.cluster().await?.as_str()));
+        match self.call(Method::DELETE, &path, Vec::new(), &[StatusCode::OK, StatusCode::NO_CONTENT]).await {
+            // It is none already.
+            Ok(_) | Err(CallError::Refused { status: 404, .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     fn link(&self) -> LinkSeen {
@@ -116,24 +133,24 @@ impl Calls {
         read(&self.post(&path, &sync).await?)
     }
 
-    async fn post(&self, path: &str, payload: &impl Serialize) -> Result<bytes::Bytes, CallError> {
-        self.post_for(path, payload, &[StatusCode::OK]).await
+    async fn post(&self, path: &str, payload: &impl Serialize) -> Result<Bytes, CallError> {
+        self.call(Method::POST, path, json(payload)?, &[StatusCode::OK]).await
     }
 
-    async fn post_for(
+    async fn call(
         &self,
+        method: Method,
         path: &str,
-        payload: &impl Serialize,
+        json: Vec<u8>,
         success: &[StatusCode],
-    ) -> Result<bytes::Bytes, CallError> {
+    ) -> Result<Bytes, CallError> {
         // Coming back has waits of its own, and another replica may have a link.
         if self.state.borrow().is_lost() {
             let reason = "the link to the control plane is down, and is being made again".to_owned();
             return Err(CallError::NotConnected { reason });
         }
-        let json = serde_json::to_vec(payload).map_err(|error| CallError::Unreadable { reason: error.to_string() })?;
         let token = self.token().await?;
-        let answer = self.dialer.post(&token, path, json, CALL_TIMEOUT).await;
+        let answer = self.dialer.request(method, &token, path, json, CALL_TIMEOUT).await;
         let answer = answer.map_err(|error| CallError::Unreachable { reason: runtime::error_text(&error) })?;
         match answer.status() {
             status if success.contains(&status) => Ok(answer.into_body()),
@@ -162,6 +179,10 @@ impl Calls {
         let token = read.map_err(|died| died.to_string()).and_then(|token| token);
         token.map_err(|reason| CallError::NotConnected { reason })
     }
+}
+
+fn json(payload: &impl Serialize) -> Result<Vec<u8>, CallError> {
+    serde_json::to_vec(payload).map_err(|error| CallError::Unreadable { reason: error.to_string() })
 }
 
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, CallError> {

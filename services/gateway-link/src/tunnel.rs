@@ -58,6 +58,8 @@ pub enum TunnelError {
     Disabled,
     #[error(transparent)]
     Forbidden(#[from] Forbidden),
+    #[error("this forward is not of that protocol (tunnel.forwards)")]
+    OtherKind,
     #[error("as many {kind} tunnels are open as this agent takes (tunnels.{setting})")]
     TooMany { kind: &'static str, setting: &'static str },
     #[error(transparent)]
@@ -130,8 +132,8 @@ impl Tunnels {
 
     /// Whether tunnels of that kind are opened there at all.
     pub fn check(&self, kind: StreamKind, target: &Target) -> Result<(), TunnelError> {
-        if self.forwards.idle_timeout(kind, target).is_some() {
-            return Ok(());
+        if let Some((own, _)) = self.forwards.of(target) {
+            return if own == kind { Ok(()) } else { Err(TunnelError::OtherKind) };
         }
         if self.options.enabled { Ok(self.options.access.check(target)?) } else { Err(TunnelError::Disabled) }
     }
@@ -146,7 +148,7 @@ impl Tunnels {
     }
 
     fn idle_timeout(&self, kind: StreamKind, target: &Target, set: Duration) -> Duration {
-        let set = self.forwards.idle_timeout(kind, target).unwrap_or(set);
+        let set = self.forwards.of(target).map_or(set, |(_, timeout)| timeout);
         let wished = self.wished.read().unwrap_or_else(PoisonError::into_inner);
         match wished.get(&(kind, target.clone())) {
             Some(wished) if set.is_zero() => *wished,

@@ -47,5 +47,22 @@ async fn a_forward_of_the_settings_is_a_port_of_the_control_plane() -> Result<()
 
     let listed = lab.control_plane(&["tunnel", "list"]).await?;
     ensure!(listed.contains("forward-db") && listed.contains(&port.port().to_string()), "{listed}");
+
+    // One that the settings had before.
+    let folder = lab.folder().join("control-plane/tunnels");
+    let entry = std::fs::read_dir(&folder)?.next().context("no tunnel is stored")??.path();
+    let old = entry.to_str().context("no text")?.replace("forward-db", "forward-old");
+    std::fs::write(old, std::fs::read_to_string(&entry)?.replace("forward-db", "forward-old"))?;
+    let lists = |old: bool| {
+        let lab = &lab;
+        async move {
+            let listed = lab.control_plane(&["tunnel", "list"]).await?;
+            ensure!(listed.contains("forward-old") == old && listed.contains("forward-db"), "{listed}");
+            anyhow::Ok(())
+        }
+    };
+    until("the old forward to be there", SOON, || lists(true)).await?;
+    lab.process("gateway-link")?.restart().await?;
+    until("the old forward to be gone", SOON, || lists(false)).await?;
     lab.stop().await
 }

@@ -17,9 +17,10 @@ use super::{DialError, Dialer, bearer};
 const LARGEST: usize = 8 << 20;
 
 impl Dialer {
-    /// Sends JSON on a connection of its own, and reads the answer to its end.
-    pub async fn post(
+    /// Sends a request on a connection of its own, its body JSON if it has one, and reads the answer to its end.
+    pub async fn request(
         &self,
+        method: Method,
         token: &Secret,
         path: &str,
         json: Vec<u8>,
@@ -29,7 +30,7 @@ impl Dialer {
         let failed =
             |source: Box<dyn Error + Send + Sync>| DialError::Request { address: limit.address.clone(), source };
         let mut request = Request::new(Full::new(Bytes::from(json)));
-        *request.method_mut() = Method::POST;
+        *request.method_mut() = method;
         *request.uri_mut() = path.parse().map_err(|error: http::uri::InvalidUri| failed(error.into()))?;
         let host = HeaderValue::try_from(self.target.address()).map_err(|error| failed(error.into()))?;
         let headers = request.headers_mut();

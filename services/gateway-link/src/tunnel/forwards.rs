@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bus::routes::CallError;
 use protocol::{StreamKind, Target, Tunnel, TunnelId};
 use runtime::Backoff;
 use tokio::time::timeout;
@@ -69,9 +70,10 @@ impl Forwards {
         self.all.iter().map(|(target, forward)| (target.clone(), forward.place.clone()))
     }
 
-    /// After how long without anything a connection of this forward ends, 0 for never; none if it is no forward.
-    pub fn idle_timeout(&self, kind: StreamKind, target: &Target) -> Option<Duration> {
-        self.all.get(target).filter(|forward| forward.kind == kind).map(|_| self.idle_timeout)
+    /// Of what kind the forward's connections are, and after how long without anything they end, 0 for never; none if it
+    /// is no forward.
+    pub fn of(&self, target: &Target) -> Option<(StreamKind, Duration)> {
+        self.all.get(target).map(|forward| (forward.kind, self.idle_timeout))
     }
 
     /// As the control plane is to have them.
@@ -79,8 +81,12 @@ impl Forwards {
         self.all.values().map(|forward| &forward.tunnel)
     }
 
-    /// Registers them whenever there is a new link, until the control plane has them. Never returns.
+    /// Makes the control plane have them, and none that was one of them before, whenever there is a new link. Never returns.
+    /// Without any it asks nothing of a control plane that may have none.
     pub async fn keep(self, calls: Arc<Calls>) {
+        if self.all.is_empty() {
+            return std::future::pending().await;
+        }
         let mut state = calls.state();
         let mut backoff = Backoff::new(FIRST_RETRY, LAST_RETRY);
         let mut told = 0;
@@ -113,7 +119,37 @@ impl Forwards {
                 }
             }
         }
-        registered
+        registered && self.remove_others(calls).await
+    }
+
+    /// Those that earlier settings had.
+    async fn remove_others(&self, calls: &Calls) -> bool {
+        let tunnels = match calls.tunnels().await {
+            Ok(tunnels) => tunnels,
+            // One that has no tunnels has none of ours.
+            Err(CallError::Refused { status: 404, .. }) => return true,
+            Err(error) => {
+                tracing::warn!(%error, "the control plane does not say which tunnels it has");
+                return false;
+            }
+        };
+        let is_own = |id: &TunnelId| self.tunnels().any(|tunnel| tunnel.tunnel_id == *id);
+        let mut removed = true;
+        for Tunnel { tunnel_id: id, service_namespace, .. } in tunnels {
+            if service_namespace != NAMESPACE || is_own(&id) {
+                continue;
+            }
+            match calls.unregister_tunnel(&id).await {
+                Ok(()) => tracing::info!(tunnel = %id, "the settings have this forward no more: its port is closed"),
+                // Whoever runs the control plane has made it.
+                Err(CallError::Refused { status: 403, .. }) => {}
+                Err(error) => {
+                    removed = false;
+                    tracing::warn!(tunnel = %id, %error, "cannot close the port of a forward that the settings have no more");
+                }
+            }
+        }
+        removed
     }
 }
 
@@ -160,8 +196,7 @@ mod tests {
             ]
         );
         let target: Target = "pipeops-forwards/web:8080".parse().unwrap();
-        assert_eq!(made.idle_timeout(StreamKind::Tcp, &target), Some(Duration::ZERO));
-        assert_eq!(made.idle_timeout(StreamKind::Udp, &target), None);
+        assert_eq!(made.of(&target), Some((StreamKind::Tcp, Duration::ZERO)));
         let asked = made.tunnels().find(|tunnel| tunnel.tunnel_id.as_str() == "forward-web").unwrap();
         assert_eq!((asked.tunnel_port, asked.check().unwrap()), (Some(15_001), target));
     }

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use gateway_link::{DialError, Dialer, PipeOps, Tls};
+use http::Method;
 use protocol::Secret;
 
 use crate::peers::{Authority, ControlPlane, Does, Files, Proxy};
 use crate::settings;
 
 async fn post(dialer: &Dialer, after: Duration) -> Result<(u16, String), DialError> {
-    let answer = dialer.post(&Secret::new("token"), "/api/v1/x", b"{}".to_vec(), after).await?;
+    let answer = dialer.request(Method::POST, &Secret::new("token"), "/api/v1/x", b"{}".to_vec(), after).await?;
     Ok((answer.status().as_u16(), String::from_utf8(answer.into_body().to_vec()).unwrap()))
 }
 

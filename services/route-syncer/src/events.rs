@@ -143,11 +143,14 @@ fn joined(mut parts: Vec<String>, between: &str) -> Option<String> {
 }
 
 /// What the API server refuses is not tried again: the namespace may be going, or Events are not among this service's rights.
+/// Of an object's name in the name of its Events, which has 253 bytes and ends with the time.
+const LONGEST_NAME: usize = 230;
+
 async fn write(client: &Client, instance: &str, source: &Source, reason: Reason, note: &str) -> Result<(), String> {
     let now = Timestamp::now();
     let event = Event {
         metadata: ObjectMeta {
-            name: Some(format!("{}.{:x}", source.name, now.as_nanosecond())),
+            name: Some(format!("{:.LONGEST_NAME$}.{:x}", source.name, now.as_nanosecond())),
             namespace: Some(source.namespace.clone()),
             ..ObjectMeta::default()
         },

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend, IngressClass, IngressTLS};
 use kube::ResourceExt as _;
+use protocol::Target;
 use protocol::route::{
     BackendProtocol, IngressController, IngressRoutes, PathType, Route, RoutePath, RouteRule, RouteSync, TlsMode,
 };
@@ -225,6 +226,9 @@ impl Reading<'_> {
         };
         let text = path.path.filter(|path| !path.is_empty()).unwrap_or_else(|| "/".to_owned());
         let (service, port) = self.backend(&source.namespace, path.backend)?;
+        // Also where the way there is by a controller, which reaches everything.
+        let backend = Target::new(&source.namespace, &service, port).map_err(|error| error.to_string())?;
+        self.access.check(&backend).map_err(|error| error.to_string())?;
         let read = match through {
             Some(controller) => RoutePath {
                 path: text,

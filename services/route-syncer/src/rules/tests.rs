@@ -198,6 +198,9 @@ fn what_the_owner_does_not_let_be_reached_is_no_route_and_its_controller_none() 
         Access { deny: vec!["shop/*".parse().unwrap(), "kube-system/*".parse().unwrap()], ..Access::default() };
     let reason = r#"a.example.com/: Service shop/web:80 may not be reached: this cluster's settings deny "shop/*""#;
     assert_eq!(skipped(&wished(&objects(), &denied)), [reason]);
+    // No way around it by a controller that may be reached.
+    let denied = Access { deny: vec!["shop/*".parse().unwrap()], ..Access::default() };
+    assert_eq!(skipped(&wished(&objects(), &denied)), [reason]);
 }
 
 #[test]

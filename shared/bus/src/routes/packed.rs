@@ -45,13 +45,14 @@ mod tests {
                 service_name: "ingress-nginx-controller".to_owned(),
                 service_port: 80,
                 service_namespace: Some("ingress-nginx".to_owned()),
+                protocol: Default::default(),
             };
             let host = format!("shop-{}.customers.example.com", n * 7919 % 10_007);
             IngressRoutes {
                 namespace: format!("customer-{n}"),
                 ingress_name: format!("shop-{n}"),
                 annotations: [("pipeops.io/deployment-name".to_owned(), format!("shop-{n}"))].into(),
-                rules: vec![RouteRule { host, tls: true, paths: vec![path] }],
+                rules: vec![RouteRule { host, tls: true, tls_mode: Default::default(), paths: vec![path] }],
             }
         });
         let sync = SyncRoutes { sync: RouteSync { ingresses: ingresses.collect(), ..RouteSync::default() } };

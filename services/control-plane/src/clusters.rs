@@ -76,6 +76,8 @@ pub struct Cluster {
     arrivals: AtomicU64,
     next: AtomicUsize,
     asked: Arc<limits::Asked>,
+    /// The same of those who visit its web apps, who may be anybody.
+    visited: Arc<limits::Asked>,
     /// Seconds since the epoch; 0: never.
     last_seen: AtomicI64,
     told: Mutex<Told>,
@@ -310,6 +312,7 @@ impl Cluster {
             arrivals: AtomicU64::new(0),
             next: AtomicUsize::new(0),
             asked: Arc::default(),
+            visited: Arc::default(),
             last_seen: AtomicI64::new(0),
             told: Mutex::default(),
         }
@@ -363,6 +366,11 @@ impl Cluster {
     /// Lets a request in, if that is within `limits`.
     pub fn enter(&self, limits: &Limits) -> Result<Place, TooMany> {
         self.asked.enter(limits)
+    }
+
+    /// The same for a visitor of a web app: users find room whatever visitors ask.
+    pub fn visit(&self, limits: &Limits) -> Result<Place, TooMany> {
+        self.visited.enter(limits)
     }
 
     /// Adds a link. One whose agent cannot share the cluster with other links replaces them: they are what is left of

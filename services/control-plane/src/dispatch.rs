@@ -13,8 +13,12 @@ use http::Request;
 use mux::MuxStream;
 use protocol::{StreamHeader, StreamId, StreamKind, Target, TraceParent};
 use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
 
 use crate::clusters::{AgentLink, Cluster};
+
+/// How long a request waits where every link is busy.
+pub const OPENING: Duration = Duration::from_secs(5);
 
 /// Where a request goes in its cluster.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +57,8 @@ pub enum StreamError {
     Id(#[from] protocol::InvalidId),
     #[error("the agent has been replaced by one without streams")]
     NoStreams,
+    #[error("the agent has not taken the streams before this one for {}s", OPENING.as_secs())]
+    Busy,
 }
 
 /// Sends over `link`, or over another one as long as nothing was sent. Gives the one that it was.
@@ -141,7 +147,8 @@ async fn connect(
     let waiting = busy
         .into_iter()
         .map(|(link, streams)| Box::pin(async move { Ok::<_, StreamError>((link.link.open().await?, link, streams)) }));
-    let ((stream, link, streams), _others) = select_ok(waiting).await?;
+    let first = timeout(OPENING, select_ok(waiting)).await.map_err(|_| StreamError::Busy)?;
+    let ((stream, link, streams), _others) = first?;
     try_it(&link);
     Ok((begin(stream, &link, opening).await?, pool(streams)))
 }

@@ -30,16 +30,9 @@ use crate::stay::{Stay, StayLimits};
 use crate::tls::Acceptor;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Largest head of a request, in bytes, in either version of HTTP.
-const MAX_HEAD: u32 = 128 * 1024;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Unanswered pings end an HTTP/2 connection, with the watches on it.
 const H2_PING: Duration = Duration::from_secs(20);
-const H2_WINDOW: u32 = 1 << 20;
-/// What responses may have waiting for a connection that is slow, besides a piece of 16 KiB each: 8 MiB together.
-const H2_SEND_BUFFER: usize = 64 * 1024;
-/// Clients open another connection for more. The API server itself allows 100.
-const H2_STREAMS: u32 = 128;
 
 /// A connection after a 101.
 type UpgradedConnection<S> = (Upgraded<Socket<Stream>>, <S as Site>::Upgrade);
@@ -139,7 +132,7 @@ impl<S: Site> Listener<S> {
         };
         let settings = Settings {
             keep_alive: true,
-            max_head: MAX_HEAD as usize,
+            max_head: S::ROOM.head as usize,
             head_timeout: Some(HEAD_TIMEOUT),
             date: true,
             refusal: S::REFUSAL,
@@ -166,11 +159,11 @@ impl<S: Site> Listener<S> {
         let mut http = http2::Builder::new(Tracked(self.tasks.clone()));
         http.timer(TokioTimer::new())
             .keep_alive_interval(H2_PING)
-            .initial_stream_window_size(H2_WINDOW)
-            .initial_connection_window_size(4 * H2_WINDOW)
-            .max_header_list_size(MAX_HEAD)
-            .max_send_buf_size(H2_SEND_BUFFER)
-            .max_concurrent_streams(H2_STREAMS);
+            .initial_stream_window_size(S::ROOM.window)
+            .initial_connection_window_size(S::ROOM.windows)
+            .max_header_list_size(S::ROOM.head)
+            .max_send_buf_size(S::ROOM.send_buffer)
+            .max_concurrent_streams(S::ROOM.streams);
         let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
         let serving = async {
             tokio::select! {

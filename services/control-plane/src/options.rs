@@ -129,10 +129,17 @@ pub struct Gateway {
     /// with its key, `_.example.com` for `*.example.com`; read again when they change. A hostname that is registered and
     /// has none there gets one that is generated, signed by `tls/ca.crt` of `data_dir`.
     pub cert_dir: Option<PathBuf>,
-    /// How long a cluster's routes are good for after its agent has sent them.
+    /// How long a cluster's routes are good for after its agent has sent them, which route-syncer does every four hours. 0: until
+    /// it says otherwise.
     pub route_ttl: Duration,
     /// Routes that one cluster may have.
     pub max_routes: usize,
+    /// Tell visitors of web apps why one gives no answer, in the agent's words, which name the Service. The log has them
+    /// in any case.
+    pub explain_errors: bool,
+    /// Requests of visitors that may be under way at once in one cluster, WebSockets and events included. More are refused
+    /// with 429. Well below `links.max_streams`, so that users find room. 0: without limit.
+    pub max_requests: usize,
     /// Addresses and networks, such as 10.0.0.0/8, of load balancers in front: what they say of a client in
     /// `X-Forwarded-*` and `Forwarded` is passed on. From others it is replaced.
     #[schemars(with = "Vec<String>")]
@@ -158,6 +165,8 @@ impl Default for Gateway {
             cert_dir: None,
             route_ttl: Duration::from_secs(24 * 3600),
             max_routes: 5000,
+            explain_errors: false,
+            max_requests: 2048,
             trusted_proxies: Vec::new(),
         }
     }

@@ -23,7 +23,7 @@ use crate::older;
 use crate::proxy::{Proxy, Target};
 use crate::reply::{self, ResponseBody, Watch};
 use crate::session::{FAREWELL, Session};
-use crate::site::{Client, RequestBody, Site, Stream};
+use crate::site::{Client, RequestBody, Room, Site, Stream};
 use crate::websocket;
 
 /// What a connection becomes after a 101.
@@ -56,6 +56,10 @@ impl Site for Router {
     type Upgrade = Upgrade;
 
     const REFUSAL: fn(Malformed) -> Response<Vec<u8>> = reply::refusal;
+
+    /// Clients open another connection for more streams. The API server itself allows 100.
+    const ROOM: Room =
+        Room { head: 128 * 1024, window: 1 << 20, windows: 4 << 20, send_buffer: 64 * 1024, streams: 128 };
 
     async fn answer(
         &self,

@@ -128,8 +128,9 @@ pub async fn run(options: Options, context: runtime::Context) -> anyhow::Result<
     let site = Arc::new(Web {
         routes: Arc::clone(&routes),
         clusters,
-        limits: Limits::from(&options.links),
+        limits: Limits::of_visitors(&options),
         public: web.public,
+        explains: options.gateway.explain_errors,
         trusted: options.gateway.trusted_proxies.clone(),
         metrics: Arc::clone(&web_metrics),
         limited: metrics,

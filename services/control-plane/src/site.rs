@@ -31,6 +31,20 @@ pub struct Client {
     pub stay: Arc<Stay>,
 }
 
+/// What one connection may hold in memory, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Largest head of a request, in either version of HTTP.
+    pub head: u32,
+    /// What requests of HTTP/2 may have waiting to be taken: each of them, and all together.
+    pub window: u32,
+    pub windows: u32,
+    /// What responses of HTTP/2 may have waiting for a connection that is slow, besides a piece of 16 KiB each.
+    pub send_buffer: usize,
+    /// Requests of HTTP/2 at once.
+    pub streams: u32,
+}
+
 pub trait Site: Send + Sync + 'static {
     type Body: http_body::Body<Data = Bytes, Error = BodyError> + Unpin + Send + 'static;
     /// What a connection becomes after a 101.
@@ -38,6 +52,8 @@ pub trait Site: Send + Sync + 'static {
 
     /// Answers what is no proper request.
     const REFUSAL: fn(Malformed) -> Response<Vec<u8>>;
+
+    const ROOM: Room;
 
     /// `slot` is absent on HTTP/2, which has no upgrades.
     fn answer(

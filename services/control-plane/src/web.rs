@@ -49,7 +49,7 @@ use crate::dispatch::{self, Destination, StreamTrace};
 use crate::metrics::Metrics;
 use crate::reply::ClusterBody;
 use crate::session::Session;
-use crate::site::{Client, RequestBody, Site, Stream};
+use crate::site::{Client, RequestBody, Room, Site, Stream};
 use crate::stay::Authenticated;
 
 /// What is read of the reason why there is no answer.
@@ -62,9 +62,11 @@ const AWAY: u32 = 5;
 pub struct Web {
     pub routes: Arc<Routes>,
     pub clusters: Arc<Clusters>,
-    /// Of each cluster.
+    /// Of the visitors of each cluster.
     pub limits: Limits,
     pub public: Public,
+    /// Visitors are told why an app gives no answer.
+    pub explains: bool,
     pub trusted: Vec<Network>,
     pub metrics: Arc<WebMetrics>,
     /// Where requests that are refused because of their cluster's limits count.
@@ -97,6 +99,10 @@ impl Site for Web {
     type Upgrade = Session;
 
     const REFUSAL: fn(Malformed) -> Response<Vec<u8>> = exchange::Settings::PLAIN;
+
+    /// Anybody may come.
+    const ROOM: Room =
+        Room { head: 32 * 1024, window: 256 * 1024, windows: 512 * 1024, send_buffer: 16 * 1024, streams: 100 };
 
     async fn answer(
         &self,
@@ -159,7 +165,7 @@ impl Web {
             .again_in(AWAY)
         };
         let cluster = self.clusters.find(host.cluster.as_str()).ok_or_else(away)?;
-        watch.place = Some(cluster.enter(&self.limits).map_err(|why| {
+        watch.place = Some(cluster.visit(&self.limits).map_err(|why| {
             self.limited.limited(why);
             let text = format!("{name} is asked too much at the moment. Try again soon.");
             Failure::new(StatusCode::TOO_MANY_REQUESTS, text).again_in(1)
@@ -173,7 +179,11 @@ impl Web {
             Carrier::Messages(older) if !link.link.carries_streams() => {
                 let cluster = cluster.record().name.clone();
                 let sent = older.service_request(&cluster, request, &entry.target).await;
-                sent.map_err(|status| unanswered(&name, status.http_status(), &status.message))?.map(Either::Right)
+                sent.map_err(|status| {
+                    tracing::info!(host = name, service = %entry.target, reason = status.message, "an app gives no answer");
+                    self.unanswered(&name, status.http_status(), &status.message)
+                })?
+                .map(Either::Right)
             }
             Carrier::Streams(_) | Carrier::Messages(_) => {
                 let to = Destination::Service(&entry.target);
@@ -191,12 +201,24 @@ impl Web {
                         let text = error_text(&error);
                         tracing::warn!(host = name, service = %entry.target, error = text, "an app gives no answer");
                         let reason = "the connection to it broke, or there is none";
-                        return Err(unanswered(&name, StatusCode::BAD_GATEWAY, reason));
+                        return Err(self.unanswered(&name, StatusCode::BAD_GATEWAY, reason));
                     }
                 }
             }
         };
-        answered(&name, &cluster, &entry, response).await
+        answered(&name, &cluster, &entry, response)
+            .await
+            .map_err(|(status, reason)| self.unanswered(&name, status, &reason))
+    }
+
+    /// The reason names what is inside the cluster, and is in the log.
+    fn unanswered(&self, name: &str, status: StatusCode, reason: &str) -> Failure {
+        let shown = if self.explains {
+            format!("{name} gives no answer: {reason}")
+        } else {
+            format!("{name} gives no answer.")
+        };
+        Failure::new(status, shown)
     }
 
     /// The route that the request takes.
@@ -211,6 +233,10 @@ impl Web {
             "*" => "/",
             path => path,
         };
+        if has_dot_segment(path) {
+            let text = "The path has a segment . or .. in it, which may lead past the route that it takes.";
+            return Err(Failure::new(StatusCode::BAD_REQUEST, text));
+        }
         let entry = host.entry(path).ok_or_else(|| {
             let shown: String = path.chars().take(200).collect();
             unknown(format!("There is nothing at {shown} of {name}."))
@@ -226,7 +252,7 @@ async fn answered(
     cluster: &Cluster,
     entry: &Entry,
     mut response: Response<ClusterBody>,
-) -> Result<Response<Answer>, Failure> {
+) -> Result<Response<Answer>, (StatusCode, String)> {
     hop::strip_hop_by_hop(response.headers_mut());
     if response.headers_mut().remove(&identity::NO_ANSWER).is_none() {
         return Ok(response.map(Either::Right));
@@ -243,11 +269,23 @@ async fn answered(
     );
     let cluster = cluster.record().name.clone();
     tracing::info!(host = name, cluster, service = %entry.target, reason, "an app gives no answer");
-    Err(unanswered(name, status, &reason))
+    Err((status, reason))
 }
 
-fn unanswered(name: &str, status: StatusCode, reason: &str) -> Failure {
-    Failure::new(status, format!("{name} gives no answer: {reason}"))
+/// Whether an app might take the path for another one: browsers resolve such segments, and send none.
+fn has_dot_segment(path: &str) -> bool {
+    let is_dots = |segment: &str| {
+        let plain = segment.replace("%2e", ".").replace("%2E", ".");
+        plain == "." || plain == ".."
+    };
+    // An encoded separator is one to some apps.
+    path.replace("%2f", "/")
+        .replace("%2F", "/")
+        .replace("%5c", "/")
+        .replace("%5C", "/")
+        .replace('\\', "/")
+        .split('/')
+        .any(is_dots)
 }
 
 /// Whom the request is for, as it says it.

@@ -11,6 +11,10 @@ use crate::tunnel::RoutingMode;
 /// The longest hostname that DNS has, and the longest path, in bytes.
 const MAX_HOST: usize = 253;
 const MAX_PATH: usize = 1024;
+/// What annotations begin with that are kept, up to [`MAX_ANNOTATIONS`] of an object.
+pub const OURS: &str = "pipeops.io/";
+/// Bytes of names and values together.
+const MAX_ANNOTATIONS: usize = 2048;
 
 /// How a path is compared, as in an Ingress.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -72,7 +76,8 @@ pub struct Route {
     /// Not in the published protocol.
     #[serde(default, skip_serializing_if = "is_default")]
     pub protocol: BackendProtocol,
-    #[serde(default, deserialize_with = "map", skip_serializing_if = "BTreeMap::is_empty")]
+    /// Those of ours, see [`OURS`].
+    #[serde(default, deserialize_with = "annotations", skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
     /// Where clients reach the cluster without the control plane.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -123,7 +128,8 @@ pub struct IngressController {
 pub struct IngressRoutes {
     pub namespace: String,
     pub ingress_name: String,
-    #[serde(default, deserialize_with = "map", skip_serializing_if = "BTreeMap::is_empty")]
+    /// Those of ours, see [`OURS`].
+    #[serde(default, deserialize_with = "annotations", skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
     #[serde(deserialize_with = "list")]
     pub rules: Vec<RouteRule>,
@@ -195,6 +201,8 @@ pub enum InvalidRoute {
         #[source]
         source: InvalidTarget,
     },
+    #[error("its {0} is longer than {MAX_HOST} bytes")]
+    Text(&'static str),
 }
 
 impl Route {
@@ -206,6 +214,15 @@ impl Route {
         let shown = |text: &str| text.chars().take(MAX_HOST).collect::<String>();
         if !is_hostname(&self.hostname) {
             return Err(InvalidRoute::Hostname(shown(&self.hostname)));
+        }
+        let texts = [
+            ("ingress_name", Some(&self.ingress_name)),
+            ("public_endpoint", self.public_endpoint.as_ref()),
+            ("deployment_id", self.deployment_id.as_ref()),
+            ("deployment_name", self.deployment_name.as_ref()),
+        ];
+        if let Some((what, _)) = texts.into_iter().find(|(_, text)| text.is_some_and(|text| text.len() > MAX_HOST)) {
+            return Err(InvalidRoute::Text(what));
         }
         let plain = self.path.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#\\".contains(&byte));
         if !self.path.starts_with('/') || self.path.len() > MAX_PATH || !plain {
@@ -294,8 +311,16 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-fn map<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+/// Only those of ours: an object has many, some of the size of the object itself.
+fn annotations<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    let mut all = Option::<BTreeMap<String, String>>::deserialize(deserializer)?.unwrap_or_default();
+    let mut room = MAX_ANNOTATIONS;
+    all.retain(|name, value| {
+        let left = room.checked_sub(name.len() + value.len()).filter(|_| name.starts_with(OURS));
+        room = left.unwrap_or(room);
+        left.is_some()
+    });
+    Ok(all)
 }
 
 fn list<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
@@ -310,7 +335,7 @@ mod tests {
 
     const SYNC: &str = r#"{"cluster_uuid":"u-1","routing_mode":"tunnel",
         "ingress_controller":{"name":"traefik","namespace":"pipeops-system","port":80,"type":"traefik"},
-        "ingresses":[{"namespace":"shop","ingress_name":"web","annotations":{"a":"b"},"rules":[
+        "ingresses":[{"namespace":"shop","ingress_name":"web","annotations":{"a":"b","pipeops.io/owner":"ana"},"rules":[
             {"host":"Shop.Example.com","tls":true,"paths":[
                 {"path":"","path_type":"","service_name":"web","service_port":80},
                 {"path":"/api","path_type":"Exact","service_name":"api","service_port":8080}]},
@@ -323,6 +348,7 @@ mod tests {
         assert_eq!(routes.len(), 2);
         assert_eq!((routes[0].hostname.as_str(), routes[0].path.as_str()), ("shop.example.com", "/"));
         assert_eq!(routes[1].path_type, PathType::Exact);
+        assert_eq!(routes[1].annotations, [("pipeops.io/owner".to_owned(), "ana".to_owned())].into());
         assert_eq!(routes[1].check().unwrap().to_string(), "shop/api:8080");
         let empty: RouteSync = serde_json::from_str(r#"{"cluster_uuid":"u-1","ingresses":null}"#).unwrap();
         assert_eq!(empty.routes().count(), 0);
@@ -351,6 +377,8 @@ mod tests {
             let route = Route { path: path.to_owned(), ..route.clone() };
             assert_eq!(route.check(), Err(InvalidRoute::Path(path.to_owned())));
         }
+        let long = Route { ingress_name: "a".repeat(MAX_HOST + 1), ..route.clone() };
+        assert_eq!(long.check(), Err(InvalidRoute::Text("ingress_name")));
         let error = Route { service_port: 0, ..route }.check().unwrap_err();
         assert_eq!(error.to_string(), r#"its Service "web" in "shop", port 0, is none"#);
     }

@@ -26,6 +26,13 @@ impl From<&options::Links> for Limits {
     }
 }
 
+impl Limits {
+    /// Of those who visit web apps.
+    pub fn of_visitors(options: &options::Options) -> Self {
+        Self { max_requests: options.gateway.max_requests, ..Self::from(&options.links) }
+    }
+}
+
 /// What has been asked of one cluster. Requests do not queue, and take no lock.
 #[derive(Debug)]
 pub struct Asked {

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::future::select_ok;
 use mux::MuxStream;
@@ -12,10 +11,8 @@ use tokio::time::timeout;
 
 use super::metrics::Failure;
 use crate::clusters::{AgentLink, Carrier, Cluster};
+use crate::dispatch::OPENING;
 use crate::older::{Bridged, Client, NoTunnel, OlderLink};
-
-/// How long a client waits where every link is busy.
-const OPENING: Duration = Duration::from_secs(5);
 
 /// What a client's bytes or datagrams go over.
 #[derive(Debug)]

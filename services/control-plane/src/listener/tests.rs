@@ -197,7 +197,7 @@ async fn connections_that_let_no_refusal_end_are_cut_over_http2() {
 async fn what_is_no_proper_request_is_told_so_as_the_api_server_would() {
     let place = tempfile::tempdir().unwrap();
     let server = Server::start(place.path()).await;
-    let large = format!("GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "v".repeat(MAX_HEAD as usize));
+    let large = format!("GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "v".repeat(Router::ROOM.head as usize));
     for (request, code, reason, message) in [
         ("GET / HTTP/1.1\r\n\r\n", 400, "BadRequest", "not exactly one host"),
         ("no request\r\n\r\n", 400, "BadRequest", "not that of an HTTP/1.1 message"),

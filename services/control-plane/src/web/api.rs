@@ -9,11 +9,15 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use bytes::Bytes;
-use protocol::route::{AcceptedRoute, IngressRoutes, RejectedRoute, Route, RouteAnswer, RouteSync, Unregister};
+use protocol::route::{
+    AcceptedRoute, BackendProtocol, IngressRoutes, RejectedRoute, Route, RouteAnswer, RouteSync, TlsMode, Unregister,
+};
 use protocol::tunnel::RoutingMode;
 use protocol::{Status, endpoint};
 use runtime::error_text;
+use serde::Deserialize as _;
 use serde_json::{Value, json};
+use tokio::task::spawn_blocking;
 
 use super::registry::{Added, Routes, Taken};
 use super::table::key;
@@ -25,6 +29,8 @@ use crate::store::StoreError;
 
 /// Largest body: as many routes as a cluster may have, with their annotations.
 const MAX_BODY: usize = 16 << 20;
+/// Entries that are none are named up to this many, and routes that are refused up to as many as there may be.
+const MOST_UNUSABLE: usize = 256;
 
 /// What the endpoints need.
 #[derive(Clone, Debug)]
@@ -97,7 +103,8 @@ async fn sync(
     let answer = async {
         let cluster = api.callers.agent(&headers, &client).await?;
         let _authenticated = client.stay.authenticated();
-        let asked = Asked::read(&body)?;
+        let read = spawn_blocking(move || Asked::read(&body)).await;
+        let asked = read.map_err(|died| Box::new(Status::unavailable(died.to_string())))??;
         is_of(&cluster, &asked.sync.cluster_uuid)?;
         let id = cluster.record().id.clone();
         let mut rejected = asked.unusable;
@@ -122,6 +129,9 @@ async fn sync(
                     }
                 }
             };
+            if rejected.len() >= MOST_UNUSABLE + api.max_routes {
+                break;
+            }
             rejected.push(RejectedRoute { hostname: route.hostname, path: route.path, reason });
         }
         let mut accepted = Vec::new();
@@ -165,6 +175,12 @@ impl Api {
         route.hostname.make_ascii_lowercase();
         route.cluster_uuid = cluster.record().id.to_string();
         route.check().map_err(|error| error_text(&error))?;
+        if route.tls_mode == TlsMode::Passthrough {
+            return Err("this control plane passes no TLS through".to_owned());
+        }
+        if route.protocol == BackendProtocol::H2c {
+            return Err("this control plane speaks no HTTP/2 to Services".to_owned());
+        }
         if route.routing_mode != RoutingMode::Direct && !self.public.is_served() {
             return Err(NONE.to_owned());
         }
@@ -224,17 +240,18 @@ impl Asked {
             .map_err(|error| Box::new(Status::bad_request(format!("the body is not usable: {error}"))))?;
         let mut unusable = Vec::new();
         for entry in entries {
-            match serde_json::from_value::<IngressRoutes>(entry.clone()) {
-                Ok(ingress) => sync.ingresses.push(ingress),
-                Err(_) => {
-                    for (one, hostname, path) in single_paths(&entry) {
-                        match serde_json::from_value(one) {
-                            Ok(ingress) => sync.ingresses.push(ingress),
-                            Err(error) => {
-                                let reason = format!("the entry is not usable: {error}");
-                                unusable.push(RejectedRoute { hostname, path, reason });
-                            }
-                        }
+            if let Ok(ingress) = IngressRoutes::deserialize(&entry) {
+                sync.ingresses.push(ingress);
+                continue;
+            }
+            let mut single = SinglePaths::of(entry);
+            while let Some((one, hostname, path)) = single.next() {
+                match IngressRoutes::deserialize(one) {
+                    Ok(ingress) => sync.ingresses.push(ingress),
+                    Err(_) if unusable.len() >= MOST_UNUSABLE => break,
+                    Err(error) => {
+                        let reason = format!("the entry is not usable: {error}");
+                        unusable.push(RejectedRoute { hostname, path, reason });
                     }
                 }
             }
@@ -244,28 +261,59 @@ impl Asked {
 }
 
 /// An entry with each of its paths by itself, so that one that is none does not take the others along.
-fn single_paths(entry: &Value) -> Vec<(Value, String, String)> {
-    let text = |value: &Value, field: &str| {
-        value.get(field).and_then(Value::as_str).unwrap_or_default().chars().take(253).collect::<String>()
-    };
-    let list = |value: &Value, field: &str| value.get(field).and_then(Value::as_array).cloned().unwrap_or_default();
-    let mut singles = Vec::new();
-    for rule in list(entry, "rules") {
-        for path in list(&rule, "paths") {
-            let (hostname, shown) = (text(&rule, "host"), text(&path, "path"));
-            let mut one_rule = rule.clone();
-            let mut one = entry.clone();
-            if let (Some(rule), Some(one)) = (one_rule.as_object_mut(), one.as_object_mut()) {
-                rule.insert("paths".to_owned(), json!([path]));
-                one.insert("rules".to_owned(), json!([one_rule]));
+struct SinglePaths {
+    /// Without rules, then with one.
+    entry: Value,
+    /// The first has no paths: those of it that are to come are in `paths`.
+    rules: std::vec::IntoIter<Value>,
+    rule: Value,
+    paths: std::vec::IntoIter<Value>,
+    begun: bool,
+}
+
+impl SinglePaths {
+    fn of(mut entry: Value) -> Self {
+        let rules = taken(&mut entry, "rules");
+        Self { entry, rules, rule: Value::Null, paths: Vec::new().into_iter(), begun: false }
+    }
+
+    /// The entry with one path; the hostname and the path that it is for, as far as it says. An entry without any comes once.
+    fn next(&mut self) -> Option<(&Value, String, String)> {
+        let path = loop {
+            if let Some(path) = self.paths.next() {
+                break path;
             }
-            singles.push((one, hostname, shown));
+            match self.rules.next() {
+                Some(mut rule) => {
+                    self.paths = taken(&mut rule, "paths");
+                    self.rule = rule;
+                }
+                None if self.begun => return None,
+                None => {
+                    self.begun = true;
+                    return Some((&self.entry, text(&self.entry, "ingress_name"), String::new()));
+                }
+            }
+        };
+        self.begun = true;
+        let (hostname, shown) = (text(&self.rule, "host"), text(&path, "path"));
+        if let (Some(rule), Some(entry)) = (self.rule.as_object_mut(), self.entry.as_object_mut()) {
+            rule.insert("paths".to_owned(), json!([path]));
+            entry.insert("rules".to_owned(), json!([rule]));
         }
+        Some((&self.entry, hostname, shown))
     }
-    if singles.is_empty() {
-        singles.push((entry.clone(), text(entry, "ingress_name"), String::new()));
+}
+
+fn taken(value: &mut Value, field: &str) -> std::vec::IntoIter<Value> {
+    match value.get_mut(field).map(Value::take) {
+        Some(Value::Array(list)) => list.into_iter(),
+        _ => Vec::new().into_iter(),
     }
-    singles
+}
+
+fn text(value: &Value, field: &str) -> String {
+    value.get(field).and_then(Value::as_str).unwrap_or_default().chars().take(253).collect()
 }
 
 #[cfg(test)]
@@ -288,6 +336,16 @@ mod tests {
         assert!(asked.unusable[0].reason.contains("invalid type"), "{}", asked.unusable[0].reason);
         assert!(Asked::read(b"{}").is_err() && Asked::read(b"[]").is_err());
         assert_eq!(Asked::read(br#"{"ingresses":null}"#).unwrap().sync.routes().count(), 0);
+    }
+
+    #[test]
+    fn an_entry_of_many_paths_that_are_none_is_read_in_no_time_and_answered_in_few_words() {
+        let many = vec![json!(1); 200_000];
+        let body = json!({"ingresses": [{"namespace": "a", "ingress_name": "web", "rules": [
+            {"host": "a.x.com", "paths": many},
+            {"host": "b.x.com", "paths": [{"path": "/", "service_name": "s", "service_port": 80}]}]}]});
+        let asked = Asked::read(body.to_string().as_bytes()).unwrap();
+        assert_eq!((asked.unusable.len(), asked.sync.routes().count()), (MOST_UNUSABLE, 0));
     }
 
     proptest::proptest! {

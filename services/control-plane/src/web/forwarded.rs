@@ -9,7 +9,8 @@ const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
-const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+const REAL_IP: &str = "x-real-ip";
+const FORWARDED: &str = "forwarded";
 
 /// What is known of a request's client.
 #[derive(Clone, Copy, Debug)]
@@ -25,20 +26,24 @@ impl Sender<'_> {
     /// Whether the client itself came by HTTPS.
     pub fn is_secure(&self, headers: &HeaderMap) -> bool {
         let said = headers.get(PROTO).filter(|_| self.trusted);
-        said.map_or(self.tls, |proto| proto.as_bytes().eq_ignore_ascii_case(b"https"))
+        // Of several proxies, the first has seen the client.
+        let first = said.and_then(|list| list.as_bytes().split(|byte| *byte == b',').next());
+        first.map_or(self.tls, |proto| proto.trim_ascii().eq_ignore_ascii_case(b"https"))
     }
 
     /// Writes the headers. What is there already stays, and is added to, only where it is believed.
     pub fn write(&self, headers: &mut HeaderMap) {
+        let secure = self.is_secure(headers);
         if !self.trusted {
-            for name in [FOR, PROTO, HOST, PORT, REAL_IP, header::FORWARDED] {
+            let told: Vec<_> = headers.keys().filter(|name| tells_of_client(name)).cloned().collect();
+            for name in told {
                 headers.remove(name);
             }
         }
         // Gone already, an address that is none.
         let address = self.address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.to_canonical());
         let scheme = if self.tls { "https" } else { "http" };
-        let port = self.authority.port_u16().unwrap_or(if self.tls { 443 } else { 80 });
+        let port = self.authority.port_u16().unwrap_or(if secure { 443 } else { 80 });
         let node = if address.is_ipv4() { address.to_string() } else { format!("\"[{address}]\"") };
         append(headers, FOR, &address.to_string());
         append(headers, header::FORWARDED, &format!("for={node};host=\"{}\";proto={scheme}", self.authority));
@@ -48,6 +53,13 @@ impl Sender<'_> {
             }
         }
     }
+}
+
+/// Whether apps take it for what a proxy says of the client. To those that get headers as environment variables (CGI, WSGI)
+/// `_` and `-` are the same.
+fn tells_of_client(name: &HeaderName) -> bool {
+    let name = name.as_str().replace('_', "-");
+    name == FORWARDED || name == REAL_IP || name.starts_with("x-forwarded-")
 }
 
 /// Behind what is there, as one list.
@@ -89,8 +101,14 @@ mod tests {
         let authority: Authority = "shop.example.com:8443".parse().unwrap();
         let stranger =
             Sender { address: Some("::1".parse().unwrap()), tls: true, trusted: false, authority: &authority };
-        let lies =
-            [("x-forwarded-for", "9.9.9.9"), ("x-forwarded-proto", "http"), ("forwarded", "for=x"), ("x-real-ip", "9")];
+        let lies = [
+            ("x-forwarded-for", "9.9.9.9"),
+            ("x_forwarded_for", "9.9.9.9"),
+            ("x-forwarded-proto", "http"),
+            ("x-forwarded-user", "admin"),
+            ("forwarded", "for=x"),
+            ("x-real-ip", "9"),
+        ];
         assert_eq!(
             told(stranger, &lies),
             pairs(&[
@@ -108,7 +126,14 @@ mod tests {
         assert!(told.contains(&("x-forwarded-proto".into(), "https".into())), "{told:?}");
         let mut headers = HeaderMap::from_iter([(PROTO, HeaderValue::from_static("https"))]);
         assert!(ours.is_secure(&headers) && !Sender { trusted: false, ..ours }.is_secure(&headers));
+        for (said, secure) in [("https, http", true), ("HTTPS,http", true), ("http,https", false), ("", false)] {
+            headers.insert(PROTO, HeaderValue::from_static(said));
+            assert_eq!(ours.is_secure(&headers), secure, "{said:?}");
+        }
         headers.clear();
         assert!(!ours.is_secure(&headers));
+        let plain: Authority = "shop.example.com".parse().unwrap();
+        let told = self::told(Sender { authority: &plain, ..ours }, &[("x-forwarded-proto", "https")]);
+        assert!(told.contains(&("x-forwarded-port".into(), "443".into())), "{told:?}");
     }
 }

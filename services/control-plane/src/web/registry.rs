@@ -45,7 +45,7 @@ struct Set {
 
 impl Set {
     fn is_old(&self, now: Timestamp, ttl: Duration) -> bool {
-        self.refreshed < now && now.duration_since(self.refreshed).unsigned_abs() > ttl
+        !ttl.is_zero() && self.refreshed < now && now.duration_since(self.refreshed).unsigned_abs() > ttl
     }
 }
 

@@ -20,9 +20,10 @@ async fn a_visitor_is_told_why_there_is_no_app() {
     let below = client.get("a.example.com", "/other", &[]).await;
     assert_eq!((below.status.as_u16(), below.text()), (404, "There is nothing at /other of a.example.com.\n"));
     let away = client.get("a.example.com", "/away", &[]).await;
-    assert_eq!((away.status.as_u16(), away.text()), (502, "a.example.com gives no answer: no Service shop/<web>\n"));
-    let page = client.get("a.example.com", "/away", &[("accept", "text/html")]).await;
-    assert!(page.text().contains("shop/&lt;web&gt;"), "{}", page.text());
+    assert_eq!((away.status.as_u16(), away.text()), (502, "a.example.com gives no answer.\n"));
+    for path in ["/busy/../away", "/busy/%2E%2e/away", "/busy/..%2Faway", "/.", "/busy\\..\\away"] {
+        assert_eq!(client.get("a.example.com", path, &[]).await.status, 400, "{path}");
+    }
     // What the app itself says is its own.
     assert_eq!(client.get("a.example.com", "/busy", &[]).await.text(), "");
     drop(app);
@@ -63,4 +64,16 @@ async fn what_is_asked_of_a_cluster_is_limited() {
     let refused = client.get("a.example.com", "/", &[]).await;
     assert_eq!((refused.status.as_u16(), &refused.headers["retry-after"]), (429, &"1".parse().unwrap()));
     assert_eq!(stage.server.metric(r#"pipeops_control_plane_requests_limited_total{limit="rate"}"#).await, 1.0);
+}
+
+#[tokio::test]
+async fn a_visitor_is_told_the_agents_words_where_that_is_wished() {
+    let stage = Stage::set(&[("PIPEOPS_GATEWAY_EXPLAIN_ERRORS", "true")]).await;
+    let _app = App::of(&stage).await;
+    stage.sync(&[ingress("a.example.com", false, &[("/away", "web")])]).await;
+    let mut client = Client::http(stage.http).await;
+    let away = client.get("a.example.com", "/away", &[]).await;
+    assert_eq!((away.status.as_u16(), away.text()), (502, "a.example.com gives no answer: no Service shop/<web>\n"));
+    let page = client.get("a.example.com", "/away", &[("accept", "text/html")]).await;
+    assert!(page.text().contains("shop/&lt;web&gt;"), "{}", page.text());
 }

@@ -305,7 +305,10 @@ mod tests {
         assert_eq!(written(), first);
         routes.expire().await.unwrap();
         assert!(routes.host("a.x.com").is_some());
-        let short = open(&place, Duration::ZERO);
+        let never = open(&place, Duration::ZERO);
+        never.expire().await.unwrap();
+        assert!(never.host("a.x.com").is_some());
+        let short = open(&place, Duration::from_nanos(1));
         short.expire().await.unwrap();
         assert!(short.host("a.x.com").is_none() && short.all().is_empty());
         assert!(!place.path().join("routes/one.json").exists());

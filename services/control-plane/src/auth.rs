@@ -9,7 +9,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use http::{HeaderMap, header};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::{HeaderMap, HeaderValue, header};
 use protocol::{AgentId, Secret, Status};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until};
@@ -163,6 +165,17 @@ impl Tokens {
 /// The id of a whole token; None if it is none.
 pub fn token_id(token: &str) -> Option<&str> {
     record::split(token).map(|(id, _)| id).or_else(|| session::session_id(token))
+}
+
+/// A browser's `Basic` as what it stands for: the password is the token, whatever the user's name.
+pub fn bearer_of_basic(headers: &HeaderMap) -> Option<HeaderValue> {
+    let value = headers.get(header::AUTHORIZATION)?.as_bytes();
+    let (_, encoded) = value.split_at_checked(6).filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"basic "))?;
+    let decoded = STANDARD.decode(encoded.trim_ascii()).ok()?;
+    let at = decoded.iter().position(|byte| *byte == b':')?;
+    let mut value = HeaderValue::try_from([b"Bearer ", decoded.get(at + 1..)?].concat()).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 fn bearer(headers: &HeaderMap) -> Result<&str, Box<Status>> {

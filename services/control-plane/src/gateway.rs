@@ -15,10 +15,11 @@ pub mod api;
 pub mod callers;
 mod metrics;
 mod ports;
-mod reach;
+mod proxy_header;
+pub mod reach;
 mod record;
 mod registry;
-mod tcp;
+pub mod tcp;
 mod udp;
 
 use std::collections::{BTreeMap, HashMap};

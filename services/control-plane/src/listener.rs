@@ -25,6 +25,7 @@ use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::hello::server_name;
 use crate::site::{Client, Site, Stream};
 use crate::stay::{Stay, StayLimits};
 use crate::tls::Acceptor;
@@ -95,6 +96,7 @@ impl<S: Site> Listener<S> {
         let peer = tcp.peer_addr().ok();
         let stream = match &self.tls {
             Some(acceptor) => {
+                let Some(tcp) = self.passed_through(tcp).await? else { return Ok(None) };
                 // Boxed, like all that is over soon or seldom: the many plain connections then need not carry its state.
                 let handshake = Box::pin(timeout(HANDSHAKE_TIMEOUT, acceptor.now().accept(tcp))).await;
                 let stream = handshake.map_err(|_| io::ErrorKind::TimedOut.into()).and_then(|done| done);
@@ -113,6 +115,19 @@ impl<S: Site> Listener<S> {
             None => Either::Right(tcp),
         };
         Ok(self.http1(stream, peer).await.map(Box::new))
+    }
+
+    /// What is left to be served here.
+    async fn passed_through(&self, tcp: TcpStream) -> io::Result<Option<TcpStream>> {
+        if !self.site.passes_through() {
+            return Ok(Some(tcp));
+        }
+        let named = timeout(HANDSHAKE_TIMEOUT, server_name(&tcp)).await;
+        let name = named.map_err(|_| io::ErrorKind::TimedOut.into()).and_then(|name| name);
+        match name.inspect_err(|_| self.site.handshake_failed())? {
+            Some(name) => Ok(Box::pin(self.site.pass_through(tcp, &name)).await),
+            None => Ok(Some(tcp)),
+        }
     }
 
     async fn http1(&self, stream: Stream, address: Option<SocketAddr>) -> Option<UpgradedConnection<S>> {

@@ -24,6 +24,7 @@ use crate::revocable::Revocable;
 use crate::route::Upgrade;
 use crate::session::Session;
 use crate::site::RequestBody;
+use crate::subpath::{Page, SubPath};
 
 const TRACEPARENT: header::HeaderName = header::HeaderName::from_static("traceparent");
 
@@ -91,7 +92,7 @@ impl Proxy {
     /// Answers `request` from the cluster. `upgraded` is given what a session goes on with.
     pub async fn forward(
         &self,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
         token: &Arc<TokenRecord>,
         mut watch: Watch,
         upgraded: impl FnOnce(Upgrade),
@@ -105,13 +106,19 @@ impl Proxy {
             watch.span = Some(Box::new(span));
         }
         let uri = request.uri().clone();
+        let app = SubPath::seen_by(&uri, request.headers());
+        if app.is_some() {
+            SubPath::prepare(request.headers_mut());
+        }
         let outcome = token.revoked().run_until_cancelled(self.run(request, token, trace)).await;
         match outcome.unwrap_or_else(|| Err(Box::new(Status::unauthorized("the token was revoked meanwhile")))) {
             Ok(Answered { answer: Answer::Response(mut response), link, place }) => {
                 watch.place = Some(place);
                 hop::strip_hop_by_hop(response.headers_mut());
                 let events = Events::of(&uri, response.headers());
-                let guarded = |body| Revocable::new(body, Arc::clone(token)).watching(events, &link.ending);
+                let rewriting = app.and_then(|app| app.rewrite(response.headers_mut()));
+                let guarded =
+                    |body| Revocable::new(Page::new(body, rewriting), Arc::clone(token)).watching(events, &link.ending);
                 watch.proxied(response.map(guarded))
             }
             Ok(Answered { answer: Answer::Stream(response, cluster), place, .. }) => {

@@ -14,9 +14,10 @@ use crate::metrics::{Active, Metrics};
 use crate::older;
 use crate::revocable::Revocable;
 use crate::stay::Authenticated;
+use crate::subpath::Page;
 
 /// Of our own making, or the cluster's response as it arrives.
-pub type ResponseBody = Observed<Either<axum::body::Body, Revocable<ClusterBody>>, Watch>;
+pub type ResponseBody = Observed<Either<axum::body::Body, Revocable<Page<ClusterBody>>>, Watch>;
 
 /// As it comes over a stream, or as messages.
 pub type ClusterBody = Either<exchange::Body<MuxStream>, older::Body>;
@@ -57,7 +58,7 @@ impl Watch {
         response.map(|body| Observed::new(Either::Left(body), self))
     }
 
-    pub fn proxied(mut self, response: Response<Revocable<ClusterBody>>) -> Response<ResponseBody> {
+    pub fn proxied(mut self, response: Response<Revocable<Page<ClusterBody>>>) -> Response<ResponseBody> {
         self.answered(response.status());
         response.map(|body| Observed::new(Either::Right(body), self))
     }

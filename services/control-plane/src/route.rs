@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use deflate::Deflated;
 use duplex::Socket;
 use exchange::{Malformed, UpgradeSlot, Upgraded};
-use http::{Request, Response, header};
+use http::{HeaderValue, Request, Response, header};
 use mux::Timed;
 use protocol::{Status, endpoint, hop};
 use tokio::time::sleep;
@@ -17,14 +17,18 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use crate::agent::Agents;
-use crate::auth::{AgentToken, AgentTokens, Tokens};
+use crate::auth::{self, AgentToken, AgentTokens, Tokens};
 use crate::metrics::Metrics;
 use crate::older;
 use crate::proxy::{Proxy, Target};
 use crate::reply::{self, ResponseBody, Watch};
 use crate::session::{FAREWELL, Session};
 use crate::site::{Client, RequestBody, Room, Site, Stream};
+use crate::subpath::{self, SubPath};
 use crate::websocket;
+
+/// Has a browser ask its user, for whom the token is the password.
+const BASIC: HeaderValue = HeaderValue::from_static(r#"Basic realm="token as password", charset="UTF-8""#);
 
 /// What a connection becomes after a 101.
 #[derive(Debug)]
@@ -83,9 +87,24 @@ impl Site for Router {
                 Err(never) => match never {},
             };
         }
+        let for_browsers = SubPath::of(request.uri()).is_some();
+        if for_browsers && let Some(bearer) = auth::bearer_of_basic(request.headers()) {
+            if !subpath::is_own(request.method(), request.headers()) {
+                let status = Status::forbidden("a page of another host asks for this, with what the browser remembers");
+                return watch.status(&status, request.uri().path());
+            }
+            request.headers_mut().insert(header::AUTHORIZATION, bearer);
+        }
         let token = match self.tokens.authenticate(request.headers()).await {
             Ok(token) => token,
-            Err(status) => return watch.status(&status, request.uri().path()),
+            Err(status) => {
+                let asks = for_browsers && subpath::wants_html(request.headers());
+                let mut response = watch.status(&status, request.uri().path());
+                if asks {
+                    response.headers_mut().insert(header::WWW_AUTHENTICATE, BASIC);
+                }
+                return response;
+            }
         };
         watch.authenticated = Some(stay.authenticated());
         if slot.is_none() && hop::upgrade_type(request.headers()).is_some() {

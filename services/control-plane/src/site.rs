@@ -71,6 +71,16 @@ pub trait Site: Send + Sync + 'static {
         cut: &CancellationToken,
     ) -> impl Future<Output = ()> + Send;
 
+    /// Whether connections may be passed through by the name that they ask for.
+    fn passes_through(&self) -> bool {
+        false
+    }
+
+    /// Serves a connection that nobody has read anything of, if one for that name is passed through; gives it back if not.
+    fn pass_through(&self, tcp: TcpStream, _name: &str) -> impl Future<Output = Option<TcpStream>> + Send {
+        std::future::ready(Some(tcp))
+    }
+
     /// Counts a connection until it is dropped.
     fn connection(&self) -> impl Send + 'static;
 

@@ -30,8 +30,11 @@ use http::uri::Authority;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
 use http_body_util::{BodyExt as _, Either, Full, Limited};
-use protocol::{Status, hop, identity};
+use protocol::config::Transport;
+use protocol::{Status, StreamKind, Tunnel, TunnelId, hop, identity};
 use runtime::error_text;
+use runtime::tcp::reset_when_dropped;
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 pub use certificates::Certificates;
@@ -43,15 +46,18 @@ pub use url::Public;
 use self::forwarded::Sender;
 use self::metrics::Open;
 use self::page::{Failure, wants_html};
-use self::table::{Entry, Host};
+use self::table::{Entry, Host, Passthrough};
 use crate::clusters::{Carrier, Cluster, Clusters, Limits, Place};
 use crate::dispatch::{self, Destination, StreamTrace};
+use crate::gateway::{reach, tcp};
 use crate::metrics::Metrics;
 use crate::reply::ClusterBody;
 use crate::session::Session;
 use crate::site::{Client, RequestBody, Room, Site, Stream};
 use crate::stay::Authenticated;
 
+/// What agents of the published protocol are told as the id of a tunnel.
+const PASSTHROUGH: &str = "web-passthrough";
 /// What is read of the reason why there is no answer.
 const LONGEST_REASON: usize = 8 * 1024;
 /// An agent that is away is back as soon as its link is.
@@ -124,6 +130,21 @@ impl Site for Web {
         session.run(client, cut).await;
     }
 
+    fn passes_through(&self) -> bool {
+        self.routes.passes_through()
+    }
+
+    async fn pass_through(&self, tcp: TcpStream, name: &str) -> Option<TcpStream> {
+        let host = self.routes.host(name);
+        match host.as_ref().and_then(|host| Some((host, host.passthrough.as_ref()?))) {
+            Some((host, to)) => {
+                self.carry(tcp, host, to).await;
+                None
+            }
+            None => Some(tcp),
+        }
+    }
+
     fn connection(&self) -> impl Send + 'static {
         self.metrics.connection()
     }
@@ -150,6 +171,10 @@ impl Web {
             trusted: client.address.is_some_and(|peer| self.trusted.iter().any(|network| network.holds(peer.ip()))),
             authority: &authority,
         };
+        if host.passthrough.is_some() && (client.tls || sender.is_secure(request.headers())) {
+            let text = format!("{name} is not served on this connection. Make another one for it.");
+            return Err(Failure::new(StatusCode::MISDIRECTED_REQUEST, text));
+        }
         let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
         if entry.tls
             && !sender.is_secure(request.headers())
@@ -219,6 +244,31 @@ impl Web {
             format!("{name} gives no answer.")
         };
         Failure::new(status, shown)
+    }
+
+    /// A connection that is passed through, to its end.
+    async fn carry(&self, client: TcpStream, host: &Host, to: &Passthrough) {
+        let Ok(address) = client.peer_addr() else { return };
+        // Until it has ended as it should.
+        reset_when_dropped(&client, true);
+        let name = host.hostname.as_str();
+        let Some(cluster) = self.clusters.find(host.cluster.as_str()) else { return };
+        let _place = match cluster.visit(&self.limits) {
+            Ok(place) => place,
+            Err(why) => {
+                self.limited.limited(why);
+                return;
+            }
+        };
+        let ended = async {
+            let tunnel = Tunnel::new(TunnelId::new(PASSTHROUGH)?, Transport::Tcp, &to.target);
+            let mut way = reach::open(&cluster, StreamKind::Tcp, &tunnel, &to.target, address).await?;
+            tcp::name_client(&mut way, to.proxy_protocol, &client, address).await?;
+            anyhow::Ok(tcp::carry(client, way, |relayed| self.metrics.passed(relayed)).await?)
+        };
+        if let Err(error) = ended.await {
+            tracing::info!(host = name, service = %to.target, error = format!("{error:#}"), "a connection that is passed through breaks off");
+        }
     }
 
     /// The route that the request takes.

@@ -24,6 +24,8 @@ const DEPLOYMENT_ID: &str = "pipeops.io/deployment-id";
 const DEPLOYMENT_NAME: &str = "pipeops.io/deployment-name";
 const ENVIRONMENT: &str = "pipeops.io/environment";
 const OWNER: &str = "pipeops.io/owner";
+/// `"true"`: the Service ends TLS.
+const PASSTHROUGH: &str = "pipeops.io/tls-passthrough";
 /// What is behind Services of these is the cluster's own.
 const SYSTEM_NAMESPACES: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
 
@@ -173,6 +175,10 @@ impl Reading<'_> {
         let spec = ingress.spec.clone().unwrap_or_default();
         let mut skip = |what: String, reason: String| skipped.push(Skipped { what, reason });
         let tls = spec.tls.unwrap_or_default();
+        let passed = ingress.annotations().get(PASSTHROUGH).is_some_and(|value| value == "true");
+        let tls_mode = if passed { TlsMode::Passthrough } else { TlsMode::Terminate };
+        // A controller would end it in place of the Service.
+        let through = through.filter(|_| !passed);
         let without_host = "there is no hostname by which clients could ask for it";
         if spec.rules.as_ref().is_none_or(Vec::is_empty) {
             skip("its default backend".to_owned(), without_host.to_owned());
@@ -200,8 +206,8 @@ impl Reading<'_> {
                         Some(rule) => rule.paths.push(path),
                         None => rules.push(RouteRule {
                             host: host.clone(),
-                            tls: tls.iter().any(|tls| covers(tls, &host)),
-                            tls_mode: TlsMode::Terminate,
+                            tls: passed || tls.iter().any(|tls| covers(tls, &host)),
+                            tls_mode,
                             paths: vec![path],
                         }),
                     },

@@ -110,6 +110,8 @@ pub enum InvalidTunnel {
     Notes(&'static str),
     #[error("its {0} is longer than {MAX_TEXT} bytes")]
     Text(&'static str),
+    #[error("the PROXY protocol names clients of TCP only")]
+    ProxyProtocol,
 }
 
 impl Tunnel {
@@ -156,6 +158,9 @@ impl Tunnel {
         ];
         if let Some((what, _)) = texts.into_iter().find(|(_, text)| text.len() > MAX_TEXT) {
             return Err(InvalidTunnel::Text(what));
+        }
+        if self.proxy_protocol && self.protocol != Transport::Tcp {
+            return Err(InvalidTunnel::ProxyProtocol);
         }
         self.target().map_err(|source| InvalidTunnel::Service {
             namespace: shown(&self.service_namespace),
@@ -234,6 +239,8 @@ mod tests {
         assert_eq!(error.to_string(), r#"its Service "10.0.0.1" in "shop", port 80, is none"#);
         let long = Tunnel { gateway_name: "a".repeat(MAX_TEXT + 1), ..tunnel.clone() };
         assert_eq!(long.check(), Err(InvalidTunnel::Text("gateway_name")));
+        let udp = Tunnel { proxy_protocol: true, protocol: Transport::Udp, ..tunnel.clone() };
+        assert_eq!(udp.check(), Err(InvalidTunnel::ProxyProtocol));
         let labels = (0..=MAX_NOTES).map(|n| (n.to_string(), String::new())).collect();
         assert_eq!(Tunnel { labels, ..tunnel }.check(), Err(InvalidTunnel::Notes("labels")));
         for id in ["", "a/b", "../a", "a:b", "a b"] {

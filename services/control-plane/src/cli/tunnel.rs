@@ -58,6 +58,9 @@ pub struct Create {
     /// Port of the control plane, among those of gateway.ports; one that is free if left out.
     #[arg(long)]
     port: Option<u16>,
+    /// Name each client to the Service: its connection begins with a header of the PROXY protocol, version 2. TCP only.
+    #[arg(long)]
+    proxy_protocol: bool,
     /// The tunnel's id, unique in its cluster; made of protocol, namespace, Service and port if left out.
     #[arg(long, value_name = "ID")]
     name: Option<String>,
@@ -134,7 +137,9 @@ impl Create {
         });
         let id =
             TunnelId::new(name.as_str()).with_context(|| format!("{name:?} cannot be the id of a tunnel (--name)"))?;
-        let tunnel = Tunnel { tunnel_port: self.port, ..Tunnel::new(id, protocol, &target) };
+        let proxy_protocol = self.proxy_protocol;
+        let tunnel = Tunnel { tunnel_port: self.port, proxy_protocol, ..Tunnel::new(id, protocol, &target) };
+        tunnel.check()?;
         let record = TunnelRecord::new(cluster, Owner::Operator, tunnel);
         let Contents { records, .. } = registry.stored()?;
         anyhow::ensure!(

@@ -1,5 +1,6 @@
 //! From a tunnel's client to its cluster, by whatever the agent there understands.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -22,6 +23,16 @@ pub enum Way {
     /// A stream of the published protocol: no answer, and datagrams without lengths.
     OlderStream(MuxStream),
     Messages(Bridged),
+}
+
+impl Way {
+    /// Sends what comes before anything of the client.
+    pub async fn begin_with(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Stream(stream) | Self::OlderStream(stream) => stream.write_all(bytes).await,
+            Self::Messages(bridged) => bridged.write_all(bytes).await,
+        }
+    }
 }
 
 /// Why there is none.

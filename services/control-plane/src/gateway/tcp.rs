@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use duplex::{Broken, Duplex, Relay, Socket};
+use duplex::{Broken, Duplex, Relay, Relayed, Socket};
 use protocol::StreamKind;
 use runtime::tcp::{reset_when_dropped, tune};
 use tokio::net::{TcpListener, TcpStream};
@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use super::answering::{Answering, Refused};
 use super::metrics::Failure;
 use super::reach::Way;
-use super::{Port, Served};
+use super::{Port, Served, proxy_header};
 
 /// Too many open files, mostly: those that are open have to end first.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
@@ -62,9 +62,13 @@ async fn connection(client: TcpStream, address: SocketAddr, served: &Served, por
         return;
     }
     let ended = match port.open(StreamKind::Tcp, served, address).await {
-        Ok((Way::Stream(stream), _place)) => carry(client, Answering::new(stream), port).await,
-        Ok((Way::OlderStream(stream), _place)) => carry(client, stream, port).await,
-        Ok((Way::Messages(stream), _place)) => carry(client, stream, port).await,
+        Ok((mut way, _place)) => {
+            let named = name_client(&mut way, served.tunnel.tunnel.proxy_protocol, &client, address).await;
+            match named {
+                Ok(()) => carry(client, way, |relayed| metrics.relayed(relayed)).await,
+                Err(error) => Err(Broken::Right(error)),
+            }
+        }
         Err(error) => {
             metrics.failed(error.failure());
             port.complain(address, &error);
@@ -86,10 +90,28 @@ async fn connection(client: TcpStream, address: SocketAddr, served: &Served, por
     }
 }
 
-async fn carry<S: Duplex>(client: TcpStream, cluster: S, port: &Port) -> Result<(), Broken> {
+/// Tells the Service who its client is, if it wants to know.
+pub async fn name_client(way: &mut Way, wanted: bool, client: &TcpStream, address: SocketAddr) -> io::Result<()> {
+    if !wanted {
+        return Ok(());
+    }
+    // One that is gone at once is told of by its connection.
+    let server = client.local_addr().unwrap_or(address);
+    way.begin_with(&proxy_header::header(address, server)).await
+}
+
+/// Carries a client's connection to its end; `report` is told the bytes.
+pub async fn carry(client: TcpStream, way: Way, report: impl Fn(Relayed)) -> Result<(), Broken> {
+    match way {
+        Way::Stream(stream) => relay(client, Answering::new(stream), report).await,
+        Way::OlderStream(stream) => relay(client, stream, report).await,
+        Way::Messages(stream) => relay(client, stream, report).await,
+    }
+}
+
+async fn relay<S: Duplex>(client: TcpStream, cluster: S, report: impl Fn(Relayed)) -> Result<(), Broken> {
     let mut relay = Relay::new(Socket::new(client), cluster);
-    let metrics = &port.shared.metrics;
-    let ended = poll_fn(|cx| relay.poll(cx, &|relayed| metrics.relayed(relayed))).await;
+    let ended = poll_fn(|cx| relay.poll(cx, &report)).await;
     if ended.is_ok() {
         // Both have said their ends; what was sent last may still be on its way.
         reset_when_dropped(relay.left.get_ref(), false);

@@ -110,10 +110,15 @@ async fn sync(
         let mut rejected = asked.unusable;
         let mut planned = Vec::<Route>::new();
         let mut places = HashMap::<(String, String, bool), usize>::new();
+        let mut modes = HashMap::<String, TlsMode>::new();
         for mut route in asked.sync.routes() {
             let reason = match api.plan(&cluster, &mut route) {
                 Err(reason) => reason,
+                Ok(()) if modes.get(&route.hostname).is_some_and(|mode| *mode != route.tls_mode) => {
+                    "another route of the hostname has its TLS ended elsewhere".to_owned()
+                }
                 Ok(()) => {
+                    modes.insert(route.hostname.clone(), route.tls_mode);
                     let (path, exact) = key(&route);
                     let place = (route.hostname.clone(), path.to_owned(), exact);
                     match places.get(&place).and_then(|other| planned.get(*other)) {
@@ -176,7 +181,15 @@ impl Api {
         route.cluster_uuid = cluster.record().id.to_string();
         route.check().map_err(|error| error_text(&error))?;
         if route.tls_mode == TlsMode::Passthrough {
-            return Err("this control plane passes no TLS through".to_owned());
+            if self.public.https.is_none() {
+                return Err(
+                    "this control plane passes no TLS through: whoever runs it sets gateway.https_listen".to_owned()
+                );
+            }
+            if route.path != "/" {
+                return Err("a connection that is passed through has no path: the route's is /".to_owned());
+            }
+            route.tls = true;
         }
         if route.protocol == BackendProtocol::H2c {
             return Err("this control plane speaks no HTTP/2 to Services".to_owned());

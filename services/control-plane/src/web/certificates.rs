@@ -115,9 +115,10 @@ impl Certificates {
                 }
             }
         }
-        tracing::info!(hostnames = now.len(), "certificates of web apps are read");
+        let hostnames = now.len();
         *self.given.write().unwrap_or_else(PoisonError::into_inner) = now;
         *looked = Looked { seen: files, troubles };
+        tracing::info!(hostnames, "certificates of web apps are read");
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
+use duplex::Relayed;
 use http::StatusCode;
 use opentelemetry::metrics::Meter;
 use runtime::instruments::{Instruments, STATUS_CLASSES, count_status};
@@ -14,6 +15,8 @@ pub struct WebMetrics {
     by_class: [AtomicU64; 5],
     response_bytes: AtomicU64,
     pub failed_handshakes: AtomicU64,
+    /// From clients, and to them.
+    passed: [AtomicU64; 2],
 }
 
 impl WebMetrics {
@@ -33,7 +36,19 @@ impl WebMetrics {
                 "Connections to web apps without a TLS handshake",
                 |m| &m.failed_handshakes,
             )
+            .counters(
+                "pipeops_control_plane_web_passthrough_bytes",
+                "Bytes of connections that are passed through, TLS and all",
+                ("direction", ["from_client", "to_client"]),
+                |m| &m.passed,
+            )
             .registered()
+    }
+
+    pub fn passed(&self, relayed: Relayed) {
+        for (counter, bytes) in self.passed.iter().zip([relayed.from_left, relayed.from_right]) {
+            counter.fetch_add(bytes, Relaxed);
+        }
     }
 
     pub fn connection(self: &Arc<Self>) -> Open {

@@ -84,6 +84,11 @@ impl Routes {
         self.table.read().unwrap_or_else(PoisonError::into_inner).host(name).cloned()
     }
 
+    /// Whether any hostname is passed through.
+    pub fn passes_through(&self) -> bool {
+        self.table.read().unwrap_or_else(PoisonError::into_inner).passes_through()
+    }
+
     /// Whether there are routes of exactly that hostname.
     pub fn has(&self, hostname: &str) -> bool {
         self.table.read().unwrap_or_else(PoisonError::into_inner).has(hostname)
@@ -128,7 +133,9 @@ impl Routes {
             if let Some(taken) = this.taken(cluster, &route) {
                 return (now, Added::Taken(taken));
             }
-            now.retain(|other| other.hostname != route.hostname || key(other) != key(&route));
+            // A hostname has its TLS ended in one place.
+            let replaces = |other: &Route| other.tls_mode != route.tls_mode || key(other) == key(&route);
+            now.retain(|other| other.hostname != route.hostname || !replaces(other));
             if now.len() >= max {
                 return (before.to_vec(), Added::TooMany);
             }

@@ -4,8 +4,11 @@ mod tests;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use protocol::route::{PathType, Route};
+use protocol::route::{PathType, Route, TlsMode};
 use protocol::{ClusterId, Target};
+
+/// The annotation by which the Service of a route that is passed through is told who its clients are: `v2`.
+const PROXY_PROTOCOL: &str = "pipeops.io/proxy-protocol";
 
 /// Which route a request takes, of all routes.
 #[derive(Debug, Default)]
@@ -14,6 +17,8 @@ pub struct Table {
     hosts: HashMap<String, Arc<Host>>,
     /// How many hostnames of which cluster are one label below a domain: those that its wildcard covers.
     domains: HashMap<String, HashMap<ClusterId, usize>>,
+    /// How many hostnames are passed through.
+    passed: usize,
 }
 
 /// A hostname, and what is below it.
@@ -21,11 +26,21 @@ pub struct Table {
 pub struct Host {
     pub hostname: String,
     pub cluster: ClusterId,
+    /// Where its connections are passed through to, TLS and all.
+    pub passthrough: Option<Passthrough>,
     exact: HashMap<String, Arc<Entry>>,
     /// Without a slash at their ends.
     prefixes: HashMap<String, Arc<Entry>>,
     /// Length of the longest of these.
     longest: usize,
+}
+
+/// Where connections that are passed through lead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Passthrough {
+    pub target: Target,
+    /// Each begins with a header of the PROXY protocol.
+    pub proxy_protocol: bool,
 }
 
 /// Where a path leads.
@@ -60,6 +75,10 @@ impl Table {
         self.hosts.contains_key(hostname)
     }
 
+    pub fn passes_through(&self) -> bool {
+        self.passed > 0
+    }
+
     pub fn len(&self) -> usize {
         self.hosts.len()
     }
@@ -68,7 +87,8 @@ impl Table {
     pub fn replace(&mut self, cluster: &ClusterId, before: &[Route], now: &[Route]) {
         for route in before {
             if self.hosts.get(&route.hostname).is_some_and(|host| host.cluster == *cluster) {
-                self.hosts.remove(&route.hostname);
+                let gone = self.hosts.remove(&route.hostname);
+                self.passed -= usize::from(gone.is_some_and(|host| host.passthrough.is_some()));
                 self.count(&route.hostname, cluster, false);
             }
         }
@@ -77,9 +97,14 @@ impl Table {
             // What could not lead anywhere was refused.
             let Ok(target) = route.check() else { continue };
             let host = hosts.entry(&route.hostname).or_insert_with(|| Host::new(&route.hostname, cluster));
+            if route.tls_mode == TlsMode::Passthrough {
+                let proxy_protocol = route.annotations.get(PROXY_PROTOCOL).is_some_and(|version| version == "v2");
+                host.passthrough = Some(Passthrough { target: target.clone(), proxy_protocol });
+            }
             host.add(route, Entry { target, tls: route.tls });
         }
         for (hostname, host) in hosts {
+            self.passed += usize::from(host.passthrough.is_some());
             if self.hosts.insert(hostname.to_owned(), Arc::new(host)).is_none() {
                 self.count(hostname, cluster, true);
             }
@@ -101,7 +126,7 @@ impl Table {
 impl Host {
     fn new(hostname: &str, cluster: &ClusterId) -> Self {
         let (exact, prefixes) = (HashMap::new(), HashMap::new());
-        Self { hostname: hostname.to_owned(), cluster: cluster.clone(), exact, prefixes, longest: 0 }
+        Self { hostname: hostname.to_owned(), cluster: cluster.clone(), passthrough: None, exact, prefixes, longest: 0 }
     }
 
     fn add(&mut self, route: &Route, entry: Entry) {

@@ -247,3 +247,17 @@ proptest! {
         prop_assert!(wished.sync.routes().count() + wished.skipped.values().flatten().count() > 0);
     }
 }
+
+#[test]
+fn tls_is_passed_through_straight_to_the_service_where_that_is_asked_for() {
+    let mut ingress = ingress("shop", "web", 1, &rule("a.example.com", "/", "{name: web, port: {number: 80}}"));
+    Arc::make_mut(&mut ingress).annotations_mut().extend(
+        [(PASSTHROUGH, "true"), ("pipeops.io/proxy-protocol", "v2")].map(|(a, b)| (a.to_owned(), b.to_owned())),
+    );
+    let objects =
+        Objects { ingresses: vec![ingress], services: [web(), vec![traefik()]].concat(), classes: Vec::new() };
+    let wished = wished(&objects, &access());
+    assert_eq!(routes(&wished), ["https://a.example.com/ Prefix shop/web:80"]);
+    let route = wished.sync.routes().next().unwrap();
+    assert_eq!((route.tls_mode, route.annotations["pipeops.io/proxy-protocol"].as_str()), (TlsMode::Passthrough, "v2"));
+}

@@ -1,6 +1,7 @@
 //! What kubectl does with running pods, straight and through an agent that is pods itself.
 
 mod apps;
+mod browser;
 mod channels;
 mod copies;
 mod ends;
@@ -27,10 +28,14 @@ fn main() -> ExitCode {
         shells::no_byte_of_many_sessions_is_lost,
         copies::a_gibibyte_is_copied_both_ways,
         forwards::large_bodies_arrive_whole_in_both_directions,
+        tunnels::a_service_is_told_who_its_client_is,
         tunnels::a_gibibyte_goes_to_a_service_and_back_twice,
         tunnels::many_clients_of_a_service_keep_their_bytes_apart,
         tunnels::a_tunnel_ends_each_direction_by_itself_and_goes_with_its_pod,
         apps::an_ingress_is_a_web_app_for_as_long_as_it_is_there,
+        apps::a_page_behind_the_api_server_leads_where_it_is,
+        apps::tls_is_passed_through_to_its_service,
+        browser::a_browser_talks_with_an_app_in_every_way,
         tunnels::what_the_owner_does_not_allow_is_reset_and_the_log_says_why,
         tunnels::datagrams_keep_their_bounds_up_to_the_largest,
         forwards::many_connections_at_once_keep_their_bytes_apart,

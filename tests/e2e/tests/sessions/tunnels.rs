@@ -148,3 +148,27 @@ pub async fn datagrams_keep_their_bounds_up_to_the_largest(lab: Arc<Lab>) -> Res
     }
     Ok(())
 }
+
+pub async fn a_service_is_told_who_its_client_is(lab: Arc<Lab>) -> Result<()> {
+    let namespace = "told-clients";
+    echoes(&lab, namespace).await?;
+    let target = format!("{namespace}/echo:7000");
+    let create =
+        ["tunnel", "create", "--cluster", lab.cluster(), "--tcp", &target, "--name", "told", "--proxy-protocol"];
+    let said = lab.control_plane(&create).await?;
+    let port = said.split(" port ").nth(1).and_then(|rest| rest.split_whitespace().next()).context("no port")?;
+    let host = lab.url()?.trim_start_matches("https://").split(':').next().context("no host")?;
+    let mut client = TcpStream::connect(format!("{host}:{port}")).await?;
+    // The Service gives back what it is told.
+    let mut told = [0; 28];
+    timeout(SOON, client.read_exact(&mut told)).await.context("the Service is told nothing")??;
+    let (client, server) = (client.local_addr()?, client.peer_addr()?);
+    let octets = |address: SocketAddr| match address.ip() {
+        std::net::IpAddr::V4(ip) => ip.octets().to_vec(),
+        std::net::IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    let ports = [client.port().to_be_bytes(), server.port().to_be_bytes()].concat();
+    let wanted = [b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec(), octets(client), octets(server), ports].concat();
+    ensure!(told[..] == wanted, "{told:?}, not {wanted:?}");
+    Ok(())
+}

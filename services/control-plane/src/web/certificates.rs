@@ -123,6 +123,10 @@ impl Certificates {
     }
 
     fn find(&self, name: &str) -> Option<Arc<CertifiedKey>> {
+        // Its Service shows its own.
+        if self.routes.host(name).is_some_and(|host| host.passthrough.is_some()) {
+            return None;
+        }
         let given = self.given.read().unwrap_or_else(PoisonError::into_inner);
         let wildcard = || given.get(&format!("*.{}", name.split_once('.')?.1));
         if let Some(certified) = given.get(name).or_else(wildcard) {

@@ -160,7 +160,7 @@ fn kubeconfig(direct: bool) -> Result<PathBuf> {
 
 async fn parts() -> Result<()> {
     let progress = Progress::detect();
-    let parts = Parts::of(&[Use::Lab, Use::Benches, Use::Tests], &progress).await?;
+    let parts = Parts::of(&[Use::Lab, Use::Benches, Use::OneBench, Use::Tests], &progress).await?;
     let of_node = Parts::of(&[Use::Node], &progress).await;
     println!("{:<26} {:<10} {:<20} FILE", "PART", "VERSION", "FROM");
     for found in parts.iter().chain(of_node.iter().flat_map(Parts::iter)) {

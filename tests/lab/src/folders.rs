@@ -16,7 +16,7 @@ pub(crate) fn target() -> PathBuf {
     workspace().join(set.unwrap_or_else(|| "target".into()))
 }
 
-/// The folder with one go.mod per part.
+/// The folder with one go.mod or Cargo.toml per part.
 pub(crate) fn part_modules() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("parts")
 }

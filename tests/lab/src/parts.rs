@@ -1,7 +1,7 @@
 //! The real parts the lab runs: which, which version, and where each came from.
 //!
 //! A binary is taken from `$KUBEBUILDER_ASSETS` or `PATH` when its version fits, else from the cache, else built from its pinned Go
-//! module under `tests/lab/parts/<part>`. Where Go is missing or the build fails, a part that has a `requirements.txt` there comes from
+//! module or Rust package under `tests/lab/parts/<part>`. Where Go is missing or the build fails, a part that has a `requirements.txt` there comes from
 //! that Python package, if the version in it fits. Both are cached by the content of everything that decides the result.
 //!
 //! Debian's packages of these programs are all too old for the versions that fit, so none is a source.
@@ -30,14 +30,14 @@ use version::Fit;
 
 pub use table::PARTS;
 
-/// Something the lab needs, of one Go module.
+/// Something the lab needs, of one Go module or one Rust package.
 #[derive(Debug)]
 pub struct Part {
     /// Its name.
     pub name: &'static str,
     /// Its folder under `tests/lab/parts`.
     module: &'static str,
-    /// The version its go.mod names.
+    /// The version its go.mod or Cargo.toml names.
     pub version: &'static str,
     binaries: &'static [Binary],
     /// Linker flags besides `-s -w`, so that the binaries know their own version.
@@ -58,14 +58,18 @@ pub enum Use {
     Benches,
     /// Single tests.
     Tests,
+    /// One bench, which asks for it when it is run in full: it takes long to build.
+    OneBench,
 }
 
-/// What the Go tool needs besides itself.
+/// How it is built.
 #[derive(Debug)]
 enum Build {
-    /// Nothing.
+    /// By Go alone.
     Pure,
-    /// A C compiler and C libraries, by Debian's names.
+    /// By Cargo, with the versions of the package's lock file.
+    Rust,
+    /// By Go with a C compiler and C libraries, by Debian's names.
     C { tags: &'static str, packages: &'static [&'static str] },
 }
 
@@ -74,7 +78,7 @@ enum Build {
 struct Binary {
     name: &'static str,
     package: &'static str,
-    /// What `go build` calls it.
+    /// What the build calls it.
     built_as: &'static str,
     /// How it says its version, and which versions do; `None` where it cannot say.
     version: Option<(&'static [&'static str], Fit)>,
@@ -184,7 +188,7 @@ impl Parts {
     }
 }
 
-/// The version that a part's go.mod names.
+/// The version that a part's go.mod or Cargo.toml names.
 pub(crate) fn pinned(name: &str) -> Result<&'static str> {
     PARTS
         .iter()

@@ -1,4 +1,4 @@
-//! Building a part from its Go module, once.
+//! Building a part from its Go module or Rust package, once.
 
 use super::{
     Build, Part,
@@ -65,6 +65,14 @@ fn install_go() -> String {
 }
 
 impl Part {
+    /// What builds it, as it is shown.
+    pub(super) fn tool(&self) -> &'static str {
+        match self.build {
+            Build::Rust => "cargo build",
+            Build::Pure | Build::C { .. } => "go build",
+        }
+    }
+
     /// Linker flags.
     fn ldflags(&self) -> String {
         format!("-s -w {}", self.ldflags)
@@ -73,7 +81,7 @@ impl Part {
     /// All that decides what comes out besides the module.
     pub(super) fn flags(&self) -> String {
         match self.build {
-            Build::Pure => self.ldflags(),
+            Build::Pure | Build::Rust => self.ldflags(),
             Build::C { tags, .. } => format!("{} -tags {tags}", self.ldflags()),
         }
     }
@@ -81,18 +89,23 @@ impl Part {
 
 /// Builds the part into the cache. The caller holds its lock.
 pub(super) async fn build(part: &Part, places: &Places, progress: &Progress, step: &Step) -> Result<PathBuf> {
-    let module = places.module(part);
-    let go = fitting_go(places, &module).await?;
     let workshop = cache::workshop(&places.base(part))?;
-    let (cgo, tags) = match part.build {
-        Build::Pure => ("0", ""),
+    match part.build {
+        Build::Rust => cargo(part, places, &workshop, step).await?,
+        Build::Pure => go(part, places, &workshop, "0", "", step).await?,
         Build::C { tags, packages } => {
             debian::install(packages, progress).await.context("it needs C libraries")?;
-            ("1", tags)
+            go(part, places, &workshop, "1", tags, step).await?;
         }
-    };
+    }
+    let target = places.built(part)?;
+    cache::keep(&workshop, &target)?;
+    Ok(target)
+}
 
-    let mut command = Command::new(go);
+async fn go(part: &Part, places: &Places, workshop: &Path, cgo: &str, tags: &str, step: &Step) -> Result<()> {
+    let module = places.module(part);
+    let mut command = Command::new(fitting_go(places, &module).await?);
     command
         .args(["build", "-v", "-mod=readonly", "-trimpath", "-tags", tags, "-ldflags", &part.ldflags(), "-o"])
         .arg(format!("{}/", workshop.display()))
@@ -100,34 +113,55 @@ pub(super) async fn build(part: &Part, places: &Places, progress: &Progress, ste
         .current_dir(&module)
         .env("CGO_ENABLED", cgo)
         .env("GOWORK", "off")
-        .env_remove("GOFLAGS")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
-    let mut child = command.spawn().context("cannot run go build")?;
+        .env_remove("GOFLAGS");
+    run(command, "go build", &module, step).await?;
+    for binary in part.binaries {
+        let (from, to) = (workshop.join(binary.built_as), workshop.join(binary.name));
+        std::fs::rename(&from, &to).with_context(|| format!("go build gave no {}", from.display()))?;
+    }
+    Ok(())
+}
+
+async fn cargo(part: &Part, places: &Places, workshop: &Path, step: &Step) -> Result<()> {
+    let module = places.module(part);
+    let target = workshop.join("target");
+    let cargo = places.program("cargo").context("Cargo is missing: install Rust")?;
+    let mut command = Command::new(cargo);
+    command
+        .args(["build", "--release", "--locked", "--target-dir"])
+        .arg(&target)
+        .current_dir(&module)
+        // Those that are meant for the product's build.
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS");
+    run(command, "cargo build", &module, step).await?;
+    for binary in part.binaries {
+        let (from, to) = (target.join("release").join(binary.built_as), workshop.join(binary.name));
+        std::fs::rename(&from, &to).with_context(|| format!("cargo build gave no {}", from.display()))?;
+    }
+    std::fs::remove_dir_all(&target).with_context(|| format!("cannot remove {}", target.display()))
+}
+
+/// Shows what the command says while it runs; the error of one that fails ends with that.
+async fn run(mut command: Command, what: &str, module: &Path, step: &Step) -> Result<()> {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn().with_context(|| format!("cannot run {what}"))?;
     let mut tail = VecDeque::new();
     if let Some(stderr) = child.stderr.take() {
         let mut lines = BufReader::new(stderr).lines();
         let mut packages = 0_u32;
-        while let Some(line) = lines.next_line().await.context("cannot read what go build says")? {
-            packages += u32::from(!line.contains(' '));
-            step.at(&format!("{packages} packages, {line}"));
+        while let Some(line) = lines.next_line().await.with_context(|| format!("cannot read what {what} says"))? {
+            packages += u32::from(!line.contains(' ') || line.trim_start().starts_with("Compiling"));
+            step.at(&format!("{packages} packages, {}", line.trim()));
             if tail.len() == LINES_KEPT {
                 tail.pop_front();
             }
             tail.push_back(line);
         }
     }
-    let status = child.wait().await.context("cannot wait for go build")?;
+    let status = child.wait().await.with_context(|| format!("cannot wait for {what}"))?;
     if !status.success() {
-        bail!("go build in {} ended with {status}:\n{}", module.display(), Vec::from(tail).join("\n"));
+        bail!("{what} in {} ended with {status}:\n{}", module.display(), Vec::from(tail).join("\n"));
     }
-    for binary in part.binaries {
-        let (from, to) = (workshop.join(binary.built_as), workshop.join(binary.name));
-        std::fs::rename(&from, &to).with_context(|| format!("go build gave no {}", from.display()))?;
-    }
-    let target = places.built(part)?;
-    cache::keep(&workshop, &target)?;
-    Ok(target)
+    Ok(())
 }

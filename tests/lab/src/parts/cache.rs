@@ -1,6 +1,6 @@
 //! Where parts are looked for, and where what was made is kept.
 
-use super::{Part, find::is_executable};
+use super::{Build, Part, find::is_executable};
 use crate::{folders, progress::Step};
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
@@ -46,13 +46,17 @@ impl Places {
         self.cache.join(part.name)
     }
 
-    /// Where what the Go module gives is kept. Which Go builds it is not part of the name: a warm cache has to do without any Go.
+    /// Where what the build gives is kept. Which Go or Rust builds it is not part of the name: a warm cache has to do without either.
     pub(super) fn built(&self, part: &Part) -> Result<PathBuf> {
         let flags = part.flags();
         let more = std::iter::once(flags.as_str()).chain(part.binaries.iter().map(|binary| binary.package));
         // Most parts are somebody else's program; one is our own, around somebody else's libraries.
         let own = self.module(part).join("main.go").exists().then_some("main.go");
-        self.slot(part, ["go.mod", "go.sum"].into_iter().chain(own), more)
+        let files: &[&str] = match part.build {
+            Build::Rust => &["Cargo.toml", "Cargo.lock", "src/main.rs"],
+            Build::Pure | Build::C { .. } => &["go.mod", "go.sum"],
+        };
+        self.slot(part, files.iter().copied().chain(own), more)
     }
 
     /// Where what the package gives is kept; `None` for a part without one.

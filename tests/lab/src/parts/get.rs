@@ -24,7 +24,7 @@ impl Part {
 
     /// Makes it, or waits for another run that does.
     pub(super) async fn make(&self, places: &Places, progress: &Progress) -> Result<Vec<Found>> {
-        let step = progress.step(format!("{} {}", self.name, self.version), "go build");
+        let step = progress.step(format!("{} {}", self.name, self.version), self.tool());
         let _lock = cache::lock(&places.base(self), &step).await?;
         if let Some(found) = self.cached(places).await.with_context(|| self.failure())? {
             step.done("another run has built it");

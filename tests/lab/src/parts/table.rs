@@ -234,6 +234,27 @@ pub static PARTS: &[Part] = &[
         of: Use::Benches,
     },
     Part {
+        name: "frp",
+        module: "frp",
+        version: "0.65.0",
+        binaries: &[
+            pinned("frps", "github.com/fatedier/frp/cmd/frps", "frps"),
+            pinned("frpc", "github.com/fatedier/frp/cmd/frpc", "frpc"),
+        ],
+        ldflags: "",
+        build: Build::Pure,
+        of: Use::Benches,
+    },
+    Part {
+        name: "rathole",
+        module: "rathole",
+        version: "0.5.0",
+        binaries: &[pinned("rathole", "rathole", "rathole")],
+        ldflags: "",
+        build: Build::Rust,
+        of: Use::OneBench,
+    },
+    Part {
         name: "yamux-peer",
         module: "yamux-peer",
         version: "0.1.2",

@@ -23,6 +23,11 @@ static PART: Part = Part {
     of: Use::Lab,
 };
 
+static RUST_PART: Part = Part { name: "rusty", module: "rusty", build: Build::Rust, ..PART };
+
+/// `cargo build --release --locked --target-dir FOLDER`.
+const CARGO: &str = r#"[ "$2 $3" = "--release --locked" ] || exit 1
+mkdir -p "$5/release"; printf '#!/bin/sh\necho v2.15.2\n' >"$5/release/thing"; chmod +x "$5/release/thing""#;
 /// `go build -o FOLDER/`, the way the lab calls it.
 const GO: &str = r#"[ "$1" = env ] && exec echo go1.26.8
 for a in "$@"; do case $a in */building/) printf '#!/bin/sh\necho v2.15.2\n' >"$a/thing"; chmod +x "$a/thing";; esac; done"#;
@@ -74,8 +79,12 @@ impl World {
 
     /// Source and version of what is found, or made; or why not.
     async fn got(&self) -> Result<(&'static str, String), String> {
-        let found = match PART.at_hand(&self.places).await {
-            Ok(None) => PART.make(&self.places, &Progress::slow_only()).await,
+        self.got_of(&PART).await
+    }
+
+    async fn got_of(&self, part: &Part) -> Result<(&'static str, String), String> {
+        let found = match part.at_hand(&self.places).await {
+            Ok(None) => part.make(&self.places, &Progress::slow_only()).await,
             Ok(Some(found)) => Ok(found),
             Err(error) => Err(error),
         };
@@ -119,6 +128,21 @@ async fn a_warm_cache_needs_no_go() {
     world.write("modules/thing/go.sum", "another sum");
     let missing = world.got().await.unwrap_err();
     assert!(missing.contains("cannot get thing 2.15.2: Go is missing") && missing.contains("curl "), "{missing}");
+}
+
+#[tokio::test]
+async fn a_rust_package_is_built_with_the_versions_of_its_lock_file() {
+    let world = World::new();
+    for file in ["Cargo.toml", "Cargo.lock", "src/main.rs"] {
+        world.write(&format!("modules/rusty/{file}"), "one");
+    }
+    world.program("path/cargo", CARGO);
+    assert_eq!(world.got_of(&RUST_PART).await, is("built now", "2.15.2"));
+    world.remove("path/cargo");
+    assert_eq!(world.got_of(&RUST_PART).await, is("cache", "2.15.2"));
+    world.write("modules/rusty/Cargo.lock", "another");
+    let missing = world.got_of(&RUST_PART).await.unwrap_err();
+    assert!(missing.contains("Cargo is missing"), "{missing}");
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! `cargo lab bench NAME`.
 
-use crate::{kubectl, link, proxy, report::Report};
+use crate::{kubectl, link, proxy, report::Report, tunnel};
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use std::{path::PathBuf, process::ExitCode};
@@ -41,11 +41,20 @@ enum Bench {
         #[command(flatten)]
         common: Common,
     },
+    /// Bytes, small requests and datagrams from a port to a server beside the agent: direct, through a tunnel of the control plane,
+    /// through chisel, frp and rathole, straight and over 60 ms of round trip
+    Tunnel {
+        /// Only this row; may be given several times
+        #[arg(long, value_name = "ROW")]
+        only: Vec<tunnel::Row>,
+        #[command(flatten)]
+        common: Common,
+    },
 }
 
 #[derive(Args, Clone, Debug)]
 struct Common {
-    /// Two short repeats instead of three long ones
+    /// Fewer and shorter repeats
     #[arg(long)]
     quick: bool,
     /// Write every figure to this file, as a list of {bench, row, subject, metric, unit, value, spread}
@@ -82,6 +91,7 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         Bench::Proxy { common, .. } => ("proxy", common.clone()),
         Bench::Kubectl { common, .. } => ("kubectl", common.clone()),
         Bench::Link { common, .. } => ("link", common.clone()),
+        Bench::Tunnel { common, .. } => ("tunnel", common.clone()),
     };
     let mut report = Report::new(name);
     let bench = async {
@@ -97,6 +107,10 @@ async fn run(cli: Cli) -> Result<ExitCode> {
             Bench::Link { only, common } => {
                 let scale = if common.quick { link::Scale::quick() } else { link::Scale::full() };
                 link::run(link::Options { only, scale, progress }, &mut report).await
+            }
+            Bench::Tunnel { only, common } => {
+                let scale = if common.quick { tunnel::Scale::quick() } else { tunnel::Scale::full() };
+                tunnel::run(tunnel::Options { only, scale, progress }, &mut report).await
             }
         }
     };

@@ -1,7 +1,7 @@
 //! Figures, always beside the direct path and the peers in the same run.
 //!
 //! ```text
-//!   cli ─► a bench (proxy, kubectl, link) ─► subjects × rows ─► Report: median and spread ─► table, JSON
+//!   cli ─► a bench (proxy, kubectl, link, tunnel) ─► subjects × rows ─► Report: median and spread ─► table, JSON
 //!                                    │
 //!                       load: closed loop, fixed rate, bodies, watches
 //!                                    │
@@ -22,6 +22,7 @@ mod options;
 mod peers;
 pub mod proxy;
 mod report;
+pub mod tunnel;
 mod turns;
 mod usage;
 mod watches;

@@ -8,11 +8,11 @@
 //! Each end has a thread and a runtime of its own, as the services have, so that each end's CPU time is its own.
 //! The many links are those of simulated agents at a real control plane ([`storm`]).
 
-mod ends;
-mod load;
+pub(crate) mod ends;
+pub(crate) mod load;
 mod rows;
 mod storm;
-mod way;
+pub(crate) mod way;
 
 pub use self::rows::Row;
 

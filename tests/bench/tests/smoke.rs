@@ -7,7 +7,7 @@
     reason = "the helpers of tests fail as tests do"
 )]
 
-use bench::{Record, Report, kubectl, link, proxy};
+use bench::{Record, Report, kubectl, link, proxy, tunnel};
 use lab::Progress;
 
 const SUBJECTS: [&str; 4] = ["direct", "pipeops", "konnectivity", "chisel"];
@@ -147,4 +147,50 @@ async fn the_link_bench_gives_a_figure_for_every_row_and_subject() {
     value(&records, "busy-stream", "control-plane", "KiB");
     assert!(value(&records, "idle-agent", "gateway-link", "rss-MiB") > 1.0);
     json_has_what_it_is_said_to_have("link", &report, &records);
+}
+
+#[tokio::test]
+async fn the_tunnel_bench_gives_a_figure_for_every_row_and_subject() {
+    let options = tunnel::Options { only: Vec::new(), scale: tunnel::Scale::smoke(), progress: Progress::slow_only() };
+    let mut report = Report::new("tunnel");
+    tunnel::run(options, &mut report).await.unwrap();
+    assert!(report.failures().is_empty(), "{:#?}", report.failures());
+    let records = report.records();
+    let rows: [(&str, &[&str]); 10] = [
+        ("bulk-1-up", &["MB/s"]),
+        ("bulk-1-down", &["MB/s"]),
+        ("bulk-16-up", &["MB/s"]),
+        ("bulk-16-down", &["MB/s"]),
+        ("get-1", &GETS),
+        ("get-16", &GETS),
+        ("get-128", &GETS),
+        ("setup-16", &GETS),
+        ("small-beside-bulk", &["MB/s", "p50-ms", "p99-ms"]),
+        ("udp", &["packets/s"]),
+    ];
+    // rathole, which takes long to build, is for the bench in full.
+    let subjects = ["direct", "pipeops", "chisel", "frp"];
+    for long in ["", "rtt60-"] {
+        for (row, metrics) in rows {
+            let row = format!("{long}{row}");
+            for (subject, metric) in subjects.into_iter().flat_map(|it| metrics.iter().map(move |m| (it, m))) {
+                assert!(value(&records, &row, subject, metric) > 0.0, "{metric} of {subject} in {row}");
+            }
+            for subject in subjects.into_iter().filter(|_| row.contains("bulk-")) {
+                if subject != "direct" {
+                    value(&records, &row, subject, "cpu-s/GB");
+                }
+            }
+        }
+        for subject in subjects {
+            value(&records, &format!("{long}udp"), subject, "loss-%");
+        }
+        let ends = ["control-plane", "gateway-link", "chisel-server", "chisel-client", "frp-server", "frp-client"];
+        for subject in subjects.into_iter().skip(1).chain(ends) {
+            for metric in ["rss-MiB", "rss-after-MiB"] {
+                assert!(value(&records, &format!("{long}idle"), subject, metric) > 1.0, "{metric} of {subject}");
+            }
+        }
+    }
+    json_has_what_it_is_said_to_have("tunnel", &report, &records);
 }

@@ -64,6 +64,11 @@ impl Tls {
 }
 
 impl Target {
+    /// A plain HTTP server.
+    pub(crate) fn plain(name: &'static str, route: Route) -> Self {
+        Self { name, route, tls: None, prefix: String::new(), token: None }
+    }
+
     /// The head of a request, ready to send.
     pub(crate) fn request(&self, method: &str, path: &str, content: Option<(&str, u64)>) -> Vec<u8> {
         let mut head = format!("{method} {}{path} HTTP/1.1\r\nhost: 127.0.0.1\r\naccept: */*\r\n", self.prefix);

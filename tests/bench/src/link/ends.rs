@@ -25,17 +25,17 @@ use tokio_tungstenite::{accept_async_with_config, client_async_with_config};
 use tokio_util::sync::CancellationToken;
 
 /// A byte stream, whatever carries it.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 /// Something that listens in a thread of its own until it is dropped.
-pub(super) struct End {
+pub(crate) struct End {
     address: SocketAddr,
     thread: Thread,
 }
 
 /// A thread with a runtime.
-pub(super) struct Thread {
+pub(crate) struct Thread {
     id: i32,
     stop: CancellationToken,
     handle: Option<JoinHandle<()>>,
@@ -43,7 +43,7 @@ pub(super) struct Thread {
 
 impl Thread {
     /// Runs what `work` makes, until it ends or this is dropped.
-    pub(super) async fn start<F: Future<Output = ()>>(
+    pub(crate) async fn start<F: Future<Output = ()>>(
         name: &str,
         work: impl FnOnce() -> F + Send + 'static,
     ) -> Result<Self> {
@@ -63,7 +63,7 @@ impl Thread {
     }
 
     /// CPU time so far.
-    pub(super) fn cpu_time(&self) -> Result<Duration> {
+    pub(crate) fn cpu_time(&self) -> Result<Duration> {
         let file = format!("/proc/self/task/{}/schedstat", self.id);
         let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {file}"))?;
         let nanoseconds = text.split_whitespace().next().unwrap_or_default();
@@ -82,7 +82,7 @@ impl Drop for Thread {
 }
 
 impl End {
-    pub(super) async fn listen<F: Future<Output = ()>>(
+    pub(crate) async fn listen<F: Future<Output = ()>>(
         name: &str,
         serve: impl FnOnce(TcpListener) -> F + Send + 'static,
     ) -> Result<Self> {
@@ -96,17 +96,17 @@ impl End {
         Ok(Self { address, thread: Thread::start(name, work).await? })
     }
 
-    pub(super) fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    pub(super) fn cpu_time(&self) -> Result<Duration> {
+    pub(crate) fn cpu_time(&self) -> Result<Duration> {
         self.thread.cpu_time()
     }
 }
 
 /// Opens streams to the agent.
-pub(super) type Open = Box<dyn Fn() -> BoxFuture<'static, Result<Box<dyn Stream>>> + Send + Sync>;
+pub(crate) type Open = Box<dyn Fn() -> BoxFuture<'static, Result<Box<dyn Stream>>> + Send + Sync>;
 
 /// The agent's end: serves every stream.
 pub(super) async fn agent(subject: Subject, listener: TcpListener, tls: Tls, taken: Arc<AtomicU64>) {

@@ -35,7 +35,7 @@ const PAUSE: Duration = Duration::from_millis(2);
 
 /// How many streams do what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Load {
+pub(crate) enum Load {
     /// From the agent.
     Up(usize),
     /// To the agent.
@@ -46,13 +46,20 @@ pub(super) enum Load {
 
 /// What the control plane's end has seen so far.
 #[derive(Debug, Default)]
-struct Seen {
-    bytes: AtomicU64,
+pub(crate) struct Seen {
+    pub(crate) bytes: AtomicU64,
     exchanges: Mutex<Latencies>,
 }
 
+impl Seen {
+    /// The small exchanges since the last call.
+    pub(crate) fn take_exchanges(&self) -> Latencies {
+        std::mem::take(&mut *self.exchanges.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// The agent's side of a stream. Counts in `taken` what it is sent in bulk.
-pub(super) async fn serve(mut stream: impl Stream, taken: &AtomicU64) -> Result<()> {
+pub(crate) async fn serve(mut stream: impl Stream, taken: &AtomicU64) -> Result<()> {
     match stream.read_u8().await? {
         SEND => {
             let piece = vec![0; PIECE];
@@ -100,9 +107,9 @@ where
         tokio::time::sleep(scale.warm_up).await;
         let (begun, cpu) = (Instant::now(), (control_plane.cpu_time()?, agent.cpu_time()?));
         let before = (seen.bytes.load(Relaxed), taken.load(Relaxed));
-        *seen.exchanges.lock().unwrap_or_else(PoisonError::into_inner) = Latencies::default();
+        drop(seen.take_exchanges());
         tokio::time::sleep(scale.window).await;
-        let exchanges = std::mem::take(&mut *seen.exchanges.lock().unwrap_or_else(PoisonError::into_inner));
+        let exchanges = seen.take_exchanges();
         let time = begun.elapsed();
         let bytes = match load {
             Load::Down(_) => taken.load(Relaxed) - before.1,
@@ -124,7 +131,7 @@ where
 }
 
 /// Runs until a stream fails.
-async fn drive<F>(load: Load, dial: impl FnOnce() -> F, seen: &Arc<Seen>) -> Result<()>
+pub(crate) async fn drive<F>(load: Load, dial: impl FnOnce() -> F, seen: &Arc<Seen>) -> Result<()>
 where
     F: Future<Output = Result<(Open, BoxFuture<'static, ()>)>>,
 {

@@ -21,11 +21,11 @@ const UNDER_WAY: usize = 192 << 20;
 const PIECES: usize = 16 * 1024;
 
 /// A proxy in a thread of its own.
-pub(super) struct Way(End);
+pub(crate) struct Way(End);
 
 impl Way {
     /// To `target`, which everything reaches `delay` later.
-    pub(super) async fn start(target: SocketAddr, delay: Duration) -> Result<Self> {
+    pub(crate) async fn start(target: SocketAddr, delay: Duration) -> Result<Self> {
         let proxy = async move |listener: TcpListener| {
             let mut connections = JoinSet::new();
             while let Ok((near, _)) = listener.accept().await {
@@ -35,7 +35,7 @@ impl Way {
         Ok(Self(End::listen("way", proxy).await?))
     }
 
-    pub(super) fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.0.address()
     }
 }

@@ -17,12 +17,19 @@ pub(crate) async fn chisel(ground: Ground<'_>) -> Result<Peer> {
         remotes.push(format!("R:127.0.0.1:{local}:{port}"));
         routes.push(SocketAddr::from((Ipv4Addr::LOCALHOST, local)));
     }
+    let mut datagrams = None;
+    if let Some(port) = ground.datagrams {
+        let [local] = free_ports()?;
+        remotes.push(format!("R:127.0.0.1:{local}:{port}/udp"));
+        datagrams = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, local)));
+    }
+    let (server, way) = ground.way(server_port).await?;
     let first = *routes.first().context("no port to carry")?;
     let mut client = vec![
         "client".to_owned(),
         "--max-retry-interval=500ms".to_owned(),
         format!("--tls-ca={}", ground.certificates.ca_file().display()),
-        format!("https://127.0.0.1:{server_port}"),
+        format!("https://{server}"),
     ];
     client.append(&mut remotes);
     let hops = vec![
@@ -43,5 +50,5 @@ pub(crate) async fn chisel(ground: Ground<'_>) -> Result<Peer> {
         ground.process("chisel-client", "chisel", client, Health::Tcp(first))?,
     ];
     start(&hops).await?;
-    Ok(Peer { name: "chisel", hops, routes: routes.into_iter().map(Route::Tcp).collect() })
+    Ok(Peer { name: "chisel", hops, routes: routes.into_iter().map(Route::Tcp).collect(), datagrams, way })
 }

@@ -54,5 +54,11 @@ pub(crate) async fn konnectivity(ground: Ground<'_>) -> Result<Peer> {
     ];
     start(&hops).await?;
     let route = |port: &std::net::SocketAddr| Route::Connect { socket: socket.clone(), authority: port.to_string() };
-    Ok(Peer { name: "konnectivity", hops, routes: ground.ports.iter().map(route).collect() })
+    Ok(Peer {
+        name: "konnectivity",
+        hops,
+        routes: ground.ports.iter().map(route).collect(),
+        datagrams: None,
+        way: None,
+    })
 }

@@ -46,10 +46,10 @@ impl Subjects {
         };
         let certificates = Certificates::create(&lab.folder().join("peers"))?;
         let ports = [api, backend];
-        let ground = Ground { lab, certificates: &certificates, ports: &ports };
+        let ground = Ground { lab, certificates: &certificates, ports: &ports, datagrams: None, delay: Duration::ZERO };
         let peers = [peers::konnectivity(ground).await?, peers::chisel(ground).await?];
         let mut all = vec![straight("direct", ports.map(Route::Tcp), Vec::new()), through_agent(lab)?];
-        for Peer { name, hops, routes } in peers {
+        for Peer { name, hops, routes, .. } in peers {
             let routes = routes.try_into().ok().context("a peer carries another number of ports")?;
             all.push(straight(name, routes, hops));
         }

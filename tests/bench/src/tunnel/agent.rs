@@ -93,6 +93,7 @@ impl Agent {
     }
 
     pub(super) async fn stop(self) -> Result<()> {
-        self.process.stop().await.map(drop)
+        // Nothing is to be kept, and a session of UDP would be waited for.
+        self.process.kill().await
     }
 }

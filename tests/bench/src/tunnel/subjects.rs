@@ -145,7 +145,7 @@ impl Subjects {
     pub(super) async fn stop(self) -> Result<()> {
         let hops = self.all.iter().filter(|subject| subject.name != "pipeops").flat_map(|subject| &subject.hops);
         for hop in hops {
-            hop.process.stop().await?;
+            hop.process.kill().await?;
         }
         self.agent.stop().await
     }

@@ -74,9 +74,9 @@ mod tests {
                 client.write_all(piece).await.unwrap();
                 tokio::task::yield_now().await;
             }
+            client.shutdown().await.unwrap();
         };
         let (name, ()) = tokio::join!(server_name(&server), sending);
-        drop(client);
         let mut unread = Vec::new();
         server.read_to_end(&mut unread).await.unwrap();
         (name.unwrap(), unread)

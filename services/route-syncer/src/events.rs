@@ -17,6 +17,8 @@ use crate::sync::{Outcome, Told};
 
 /// The API server takes no more, in bytes.
 const LONGEST_NOTE: usize = 1000;
+/// Of an object's name in the name of its Events, which has 253 bytes and ends with the time.
+const LONGEST_NAME: usize = 230;
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// After the API server could not be used.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -143,9 +145,6 @@ fn joined(mut parts: Vec<String>, between: &str) -> Option<String> {
 }
 
 /// What the API server refuses is not tried again: the namespace may be going, or Events are not among this service's rights.
-/// Of an object's name in the name of its Events, which has 253 bytes and ends with the time.
-const LONGEST_NAME: usize = 230;
-
 async fn write(client: &Client, instance: &str, source: &Source, reason: Reason, note: &str) -> Result<(), String> {
     let now = Timestamp::now();
     let event = Event {

@@ -28,6 +28,19 @@ fn visitor(lab: &Lab) -> Result<Client> {
     Ok(client.build()?)
 }
 
+/// A web server that shows what `make` makes in its folder, and its Service.
+async fn site(lab: &Lab, namespace: &str, make: &str) -> Result<()> {
+    let serve = format!("mkdir /tmp/www && cd /tmp/www && {make} && exec httpd -f -p 8080 -h /tmp/www");
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web", "labels": {"app": "web"}}, "spec": {"containers": [{
+        "name": "web", "image": "lab.local/tools:1", "args": ["sh", "-c", serve],
+        "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1}}]}});
+    prepare::create(lab, namespace, "pod/web", &pod.to_string()).await?;
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
+        "spec": {"selector": {"app": "web"}, "ports": [{"name": "http", "port": 80, "targetPort": 8080}]}});
+    lab.admin().stdout_with_input(&["create", "-n", namespace, "-f", "-"], &service.to_string()).await?;
+    Ok(())
+}
+
 fn ingress(tls: bool) -> String {
     let tls = if tls { format!(r#""tls":[{{"hosts":["{HOST}"]}}],"#) } else { String::new() };
     format!(
@@ -40,16 +53,10 @@ fn ingress(tls: bool) -> String {
 pub async fn an_ingress_is_a_web_app_for_as_long_as_it_is_there(lab: Arc<Lab>) -> Result<()> {
     let namespace = "apps";
     lab.create_namespace(namespace).await?;
-    let pod = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"web","labels":{"app":"web"}},"spec":{"containers":[{"name":"web",
-        "image":"lab.local/tools:1","args":["sh","-c","mkdir /tmp/www && echo welcome > /tmp/www/index.html && httpd -f -p 8080 -h /tmp/www"],
-        "readinessProbe":{"tcpSocket":{"port":8080},"periodSeconds":1}}]}}"#;
-    prepare::create(&lab, namespace, "pod/web", pod).await?;
-    let service = r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"web"},"spec":{"selector":{"app":"web"},
-        "ports":[{"name":"http","port":80,"targetPort":8080}]}}"#;
+    site(&lab, namespace, "echo welcome > index.html").await?;
     let kubectl = async |args: &[&str], input: &str| {
         lab.admin().stdout_with_input(&[args, &["-n", namespace, "-f", "-"]].concat(), input).await
     };
-    kubectl(&["create"], service).await?;
     let client = visitor(&lab)?;
     let [http, https] = lab.web()?.map(|address| address.port());
     let (plain, secure) = (format!("http://{HOST}:{http}/"), format!("https://{HOST}:{https}/"));
@@ -97,13 +104,8 @@ pub async fn a_page_behind_the_api_server_leads_where_it_is(lab: Arc<Lab>) -> Re
     let namespace = "pages";
     lab.create_namespace(namespace).await?;
     // A page with a link, which gives a cookie and leads back.
-    let pod = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"web","labels":{"app":"web"}},"spec":{"containers":[{"name":"web",
-        "image":"lab.local/tools:1","args":["sh","-c","mkdir -p /tmp/www/cgi-bin && cd /tmp/www && echo '<a href=\"/cgi-bin/enter\">in</a>' > index.html && printf '#!/bin/sh\necho Status: 302 Found; echo Location: /; echo \"Set-Cookie: a=b; Path=/\"; echo\n' > cgi-bin/enter && chmod +x cgi-bin/enter && httpd -f -p 8080 -h /tmp/www"],
-        "readinessProbe":{"tcpSocket":{"port":8080},"periodSeconds":1}}]}}"#;
-    prepare::create(&lab, namespace, "pod/web", pod).await?;
-    let service = r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"web"},"spec":{"selector":{"app":"web"},
-        "ports":[{"name":"http","port":80,"targetPort":8080}]}}"#;
-    lab.admin().stdout_with_input(&["create", "-n", namespace, "-f", "-"], service).await?;
+    let make = r#"echo '<a href="/cgi-bin/enter">in</a>' > index.html && mkdir cgi-bin && printf '#!/bin/sh\necho Status: 302 Found; echo Location: /; echo "Set-Cookie: a=b; Path=/"; echo\n' > cgi-bin/enter && chmod +x cgi-bin/enter"#;
+    site(&lab, namespace, make).await?;
     let ca = Certificate::from_pem(lab.ca_pem()?.as_bytes())?;
     let browser = Client::builder().add_root_certificate(ca).redirect(Policy::none()).no_proxy().build()?;
     let origin = lab.url()?;

@@ -9,8 +9,10 @@ use tokio::time::sleep;
 
 /// Largest first message that is looked at: a TLS record.
 const LARGEST: usize = 16 * 1024 + 5;
-/// A message of several packets: that more of it has come does not show while the first lies unread.
+/// A message of several packets: that more of it has come does not show while the first lies unread. One that takes its time
+/// is looked at ever less often.
 const AGAIN: Duration = Duration::from_millis(2);
+const SELDOM: Duration = Duration::from_millis(250);
 
 /// The name that the client asks for, in lower case; its message stays unread. None where it asks for none, or does not speak
 /// TLS. Waits for the message as long as the client takes.
@@ -19,14 +21,14 @@ const AGAIN: Duration = Duration::from_millis(2);
 /// Where the connection breaks.
 pub async fn server_name(tcp: &TcpStream) -> io::Result<Option<String>> {
     let mut buffer = vec![0; LARGEST];
-    let mut seen = 0;
+    let (mut seen, mut wait) = (0, AGAIN);
     loop {
         let length = tcp.peek(&mut buffer).await?;
         if length == 0 {
             return Ok(None);
         }
         if length > seen {
-            seen = length;
+            (seen, wait) = (length, AGAIN);
             let mut acceptor = Acceptor::default();
             let mut come = buffer.get(..length).unwrap_or_default();
             acceptor.read_tls(&mut come)?;
@@ -38,7 +40,8 @@ pub async fn server_name(tcp: &TcpStream) -> io::Result<Option<String>> {
                 Ok(None) | Err(_) => return Ok(None),
             }
         }
-        sleep(AGAIN).await;
+        sleep(wait).await;
+        wait = (2 * wait).min(SELDOM);
     }
 }
 

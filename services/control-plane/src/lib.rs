@@ -24,6 +24,7 @@ mod listener;
 mod metrics;
 mod older;
 mod options;
+mod path;
 mod proxy;
 mod reply;
 mod rest;

@@ -25,6 +25,7 @@ use crate::reply::{self, ResponseBody, Watch};
 use crate::session::{FAREWELL, Session};
 use crate::site::{Client, RequestBody, Room, Site, Stream};
 use crate::subpath::{self, SubPath};
+use crate::web::wants_html;
 use crate::websocket;
 
 /// Has a browser ask its user, for whom the token is the password.
@@ -89,8 +90,10 @@ impl Site for Router {
         }
         let for_browsers = SubPath::of(request.uri()).is_some();
         if for_browsers && let Some(bearer) = auth::bearer_of_basic(request.headers()) {
-            if !subpath::is_own(request.method(), request.headers()) {
-                let status = Status::forbidden("a page of another host asks for this, with what the browser remembers");
+            if !subpath::is_own(&request) {
+                let status = Status::forbidden(
+                    "a password of a browser is good for pages and for what they ask of their own host: this comes from another host's page, or its path may lead elsewhere",
+                );
                 return watch.status(&status, request.uri().path());
             }
             request.headers_mut().insert(header::AUTHORIZATION, bearer);
@@ -98,7 +101,7 @@ impl Site for Router {
         let token = match self.tokens.authenticate(request.headers()).await {
             Ok(token) => token,
             Err(status) => {
-                let asks = for_browsers && subpath::wants_html(request.headers());
+                let asks = for_browsers && wants_html(request.headers());
                 let mut response = watch.status(&status, request.uri().path());
                 if asks {
                     response.headers_mut().insert(header::WWW_AUTHENTICATE, BASIC);

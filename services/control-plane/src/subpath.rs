@@ -14,10 +14,14 @@
 mod page;
 
 use http::header::{self, HeaderMap, HeaderValue};
-use http::{Method, Uri};
+use http::uri::Authority;
+use http::{Method, Request, Uri};
 use protocol::endpoint::split_proxy_path;
 
 pub use page::{Page, Rewriting};
+
+use crate::path::has_dot_segment;
+use crate::web::wants_html;
 
 const HTML: &str = "text/html";
 
@@ -37,7 +41,11 @@ impl SubPath {
         let [namespace, kind, name, "proxy"] = [parts.next()?, parts.next()?, parts.next()?, parts.next()?] else {
             return None;
         };
-        let is_app = matches!(kind, "services" | "pods") && !namespace.is_empty() && !name.is_empty();
+        // The API server decodes: with a separator in one of them it would be the path of something else.
+        let is_name = |text: &str| {
+            !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.:".contains(&byte))
+        };
+        let is_app = matches!(kind, "services" | "pods") && is_name(namespace) && is_name(name);
         is_app.then(|| Self {
             base: base.to_owned(),
             service: format!("/api/v1/namespaces/{namespace}/{kind}/{name}/proxy"),
@@ -117,19 +125,26 @@ impl SubPath {
     }
 }
 
-pub fn wants_html(headers: &HeaderMap) -> bool {
-    headers.get_all(header::ACCEPT).iter().any(|accept| accept.to_str().is_ok_and(|accept| accept.contains(HTML)))
-}
-
 /// Whether a request that a browser gave its password to by itself comes from a page of this host, or is a link that was
-/// followed: pages of other hosts can make it send both, but not read the answer.
-pub fn is_own(method: &Method, headers: &HeaderMap) -> bool {
+/// followed: pages of other hosts can make it send both, but not read the answer. A path that may lead elsewhere is nobody's.
+pub fn is_own<B>(request: &Request<B>) -> bool {
+    let (method, headers) = (request.method(), request.headers());
     let says = |name: &str, text: &str| headers.get(name).is_some_and(|value| value == text);
-    let followed = matches!(*method, Method::GET | Method::HEAD) && says("sec-fetch-mode", "navigate");
-    !headers.contains_key("sec-fetch-site")
-        || says("sec-fetch-site", "same-origin")
-        || says("sec-fetch-site", "none")
-        || followed
+    if has_dot_segment(request.uri().path()) {
+        return false;
+    }
+    if headers.contains_key("sec-fetch-site") {
+        let followed = matches!(*method, Method::GET | Method::HEAD) && says("sec-fetch-mode", "navigate");
+        return says("sec-fetch-site", "same-origin") || says("sec-fetch-site", "none") || followed;
+    }
+    // Browsers that do not say so name the page's origin, at least where more than reading is asked for.
+    let host = request.uri().authority().map(Authority::as_str);
+    let host = host.or_else(|| headers.get(header::HOST).and_then(|host| host.to_str().ok())).unwrap_or_default();
+    let is_this = |origin: &HeaderValue| {
+        let origin = origin.to_str().unwrap_or_default();
+        origin.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host))
+    };
+    headers.get(header::ORIGIN).is_none_or(is_this)
 }
 
 #[cfg(test)]
@@ -152,6 +167,8 @@ mod tests {
             "/api/v1/namespaces/shop/configmaps/grafana/proxy",
             "/api/v1/services/grafana/proxy",
             "/apis/apps/v1/namespaces/shop/services/grafana/proxy",
+            "/api/v1/namespaces/shop/pods/x%2Fexec/proxy",
+            "/api/v1/namespaces/shop%2Fpods%2Fx%2Fexec/services/y/proxy",
         ] {
             assert_eq!(SubPath::of(&format!("{BASE}{path}").parse().unwrap()), None, "{path}");
         }
@@ -216,18 +233,25 @@ mod tests {
 
     #[test]
     fn a_browser_is_not_made_to_act_by_pages_of_others() {
-        let from = |site: &'static str, mode: &'static str| {
-            HeaderMap::from_iter([
-                (header::HeaderName::from_static("sec-fetch-site"), HeaderValue::from_static(site)),
-                (header::HeaderName::from_static("sec-fetch-mode"), HeaderValue::from_static(mode)),
-            ])
+        let asks = |method: &str, headers: &[(&str, &str)]| {
+            let uri = format!("{BASE}{SERVICE}/x");
+            let mut request = Request::builder().method(method).uri(uri).header("host", "cp.example.com:8443");
+            for (name, value) in headers {
+                request = request.header(*name, *value);
+            }
+            is_own(&request.body(()).unwrap())
         };
-        assert!(is_own(&Method::POST, &HeaderMap::new()), "no browser");
-        assert!(is_own(&Method::POST, &from("same-origin", "cors")) && is_own(&Method::GET, &from("none", "navigate")));
-        assert!(is_own(&Method::GET, &from("cross-site", "navigate")));
-        assert!(!is_own(&Method::POST, &from("cross-site", "navigate")));
-        assert!(
-            !is_own(&Method::GET, &from("cross-site", "no-cors")) && !is_own(&Method::GET, &from("same-site", "cors"))
-        );
+        let from = |method, site, mode| asks(method, &[("sec-fetch-site", site), ("sec-fetch-mode", mode)]);
+        assert!(asks("POST", &[]), "no browser");
+        assert!(from("POST", "same-origin", "cors") && from("GET", "none", "navigate"));
+        assert!(from("GET", "cross-site", "navigate"));
+        assert!(!from("POST", "cross-site", "navigate"));
+        assert!(!from("GET", "cross-site", "no-cors") && !from("GET", "same-site", "cors"));
+        assert!(asks("POST", &[("origin", "https://cp.example.com:8443")]));
+        for origin in ["https://evil.example.com", "https://cp.example.com", "null"] {
+            assert!(!asks("POST", &[("origin", origin)]), "{origin}");
+        }
+        let elsewhere = Request::get(format!("{BASE}{SERVICE}/%2e%2E/secrets")).body(()).unwrap();
+        assert!(!is_own(&elsewhere));
     }
 }

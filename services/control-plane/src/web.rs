@@ -22,6 +22,7 @@ mod url;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use anyhow::Context as _;
 use bytes::Bytes;
 use duplex::Socket;
 use exchange::{BodyError, Malformed, Observed, Observer, Reply, UpgradeSlot, Upgraded};
@@ -40,17 +41,19 @@ use tokio_util::sync::CancellationToken;
 pub use certificates::Certificates;
 pub use metrics::WebMetrics;
 pub use network::Network;
+pub use page::wants_html;
 pub use registry::Routes;
 pub use url::Public;
 
 use self::forwarded::Sender;
 use self::metrics::Open;
-use self::page::{Failure, wants_html};
+use self::page::Failure;
 use self::table::{Entry, Host, Passthrough};
 use crate::clusters::{Carrier, Cluster, Clusters, Limits, Place};
 use crate::dispatch::{self, Destination, StreamTrace};
 use crate::gateway::{reach, tcp};
 use crate::metrics::Metrics;
+use crate::path::has_dot_segment;
 use crate::reply::ClusterBody;
 use crate::session::Session;
 use crate::site::{Client, RequestBody, Room, Site, Stream};
@@ -251,23 +254,17 @@ impl Web {
         let Ok(address) = client.peer_addr() else { return };
         // Until it has ended as it should.
         reset_when_dropped(&client, true);
-        let name = host.hostname.as_str();
-        let Some(cluster) = self.clusters.find(host.cluster.as_str()) else { return };
-        let _place = match cluster.visit(&self.limits) {
-            Ok(place) => place,
-            Err(why) => {
-                self.limited.limited(why);
-                return;
-            }
-        };
         let ended = async {
+            let cluster = self.clusters.find(host.cluster.as_str()).context("its cluster is not known")?;
+            let _place = cluster.visit(&self.limits).inspect_err(|why| self.limited.limited(*why))?;
             let tunnel = Tunnel::new(TunnelId::new(PASSTHROUGH)?, Transport::Tcp, &to.target);
             let mut way = reach::open(&cluster, StreamKind::Tcp, &tunnel, &to.target, address).await?;
             tcp::name_client(&mut way, to.proxy_protocol, &client, address).await?;
             anyhow::Ok(tcp::carry(client, way, |relayed| self.metrics.passed(relayed)).await?)
         };
         if let Err(error) = ended.await {
-            tracing::info!(host = name, service = %to.target, error = format!("{error:#}"), "a connection that is passed through breaks off");
+            let error = format!("{error:#}");
+            tracing::info!(host = host.hostname, service = %to.target, error, "a connection that is passed through breaks off");
         }
     }
 
@@ -320,22 +317,6 @@ async fn answered(
     let cluster = cluster.record().name.clone();
     tracing::info!(host = name, cluster, service = %entry.target, reason, "an app gives no answer");
     Err((status, reason))
-}
-
-/// Whether an app might take the path for another one: browsers resolve such segments, and send none.
-fn has_dot_segment(path: &str) -> bool {
-    let is_dots = |segment: &str| {
-        let plain = segment.replace("%2e", ".").replace("%2E", ".");
-        plain == "." || plain == ".."
-    };
-    // An encoded separator is one to some apps.
-    path.replace("%2f", "/")
-        .replace("%2F", "/")
-        .replace("%5c", "/")
-        .replace("%5C", "/")
-        .replace('\\', "/")
-        .split('/')
-        .any(is_dots)
 }
 
 /// Whom the request is for, as it says it.
